@@ -1,0 +1,65 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// ReceivesAnnotation on a Node holds what the node can receive, as JSON of
+// Receives. A node publishes it; a sender chooses by it.
+const ReceivesAnnotation = GroupTwill + "/receives"
+
+// Receives maps the name of a back end to what a sender must know to use it. A
+// back end that is absent can't be received.
+type Receives map[string]ReceiveParameters
+
+// ReceiveParameters is what a sender needs to know about one back end of one
+// node.
+type ReceiveParameters struct {
+	MAC  string `json:"mac,omitempty"` // vxlan: the tunnel device's address
+	VNI  int    `json:"vni,omitempty"` // vxlan
+	Port int    `json:"port,omitempty"`
+}
+
+// NodeReceives reads the node's ReceivesAnnotation. A node without one receives
+// nothing.
+func NodeReceives(n *corev1.Node) (Receives, error) {
+	text, ok := n.Annotations[ReceivesAnnotation]
+	if !ok {
+		return nil, nil
+	}
+	var r Receives
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		return nil, fmt.Errorf("node %s: annotation %s: %w", n.Name, ReceivesAnnotation, err)
+	}
+	return r, nil
+}
+
+// NodeAddresses returns the node's internal addresses, at most one of a family,
+// IPv4 first. Text that is not an address is skipped.
+func NodeAddresses(n *corev1.Node) []netip.Addr {
+	var v4, v6 netip.Addr
+	for _, a := range n.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP {
+			continue
+		}
+		ip, err := netip.ParseAddr(a.Address)
+		switch {
+		case err != nil:
+		case ip.Unmap().Is4() && !v4.IsValid():
+			v4 = ip.Unmap()
+		case !ip.Unmap().Is4() && !v6.IsValid():
+			v6 = ip
+		}
+	}
+	var out []netip.Addr
+	for _, a := range []netip.Addr{v4, v6} {
+		if a.IsValid() {
+			out = append(out, a)
+		}
+	}
+	return out
+}

@@ -1,0 +1,22 @@
+package plan
+
+// Every name and number that we own on a host, so that all that is ours can be
+// found and removed by it (`twill cleanup`).
+const (
+	// NFTable is our nftables table, of family inet.
+	NFTable = "twill"
+	// RouteProtocol marks our routes (rtm_protocol). 84 is 'T'; iproute2's
+	// rt_protos leaves the range around it free.
+	RouteProtocol = 84
+	// VethPrefix starts the name of the host end of each pod's pair.
+	VethPrefix = "tw-"
+	// VXLANLink is the tunnel device of the vxlan back end.
+	VXLANLink = "twill-vxlan"
+	// PodGateway4 and PodGateway6 are the next hops of every pod: link-local,
+	// so that they take no address from a pool (RFC 3927, RFC 4291 §2.5.6).
+	PodGateway4 = "169.254.1.1"
+	PodGateway6 = "fe80::1"
+	// PodGatewayMAC is the host end's address of every pair: fixed, so that the
+	// pod's permanent neighbour entry stays true when a host end is made anew.
+	PodGatewayMAC = "02:74:77:69:6c:6c"
+)

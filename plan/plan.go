@@ -1,0 +1,126 @@
+package plan
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+// Plan is everything that one node must have in its kernel.
+type Plan struct {
+	Sysctls    *Table[string, string] // path below /proc/sys → value
+	Links      *Table[string, Link]   // by device name
+	Addresses  *Table[AddressKey, struct{}]
+	Neighbours *Table[NeighbourKey, MAC]
+	FDB        *Table[FDBKey, netip.Addr] // → the tunnel's remote end
+	Routes     *Table[netip.Prefix, Route]
+
+	// The nftables table "inet twill".
+	Chains   *Table[string, Chain]
+	Sets     *Table[string, Set]
+	Elements *Table[ElementKey, Element]
+}
+
+// New returns an empty plan.
+func New() *Plan {
+	return &Plan{
+		Sysctls:    NewTable[string](same[string]),
+		Links:      NewTable[string](same[Link]),
+		Addresses:  NewTable[AddressKey](same[struct{}]),
+		Neighbours: NewTable[NeighbourKey](same[MAC]),
+		FDB:        NewTable[FDBKey](same[netip.Addr]),
+		Routes:     NewTable[netip.Prefix](same[Route]),
+		Chains:     NewTable[string](Chain.Equal),
+		Sets:       NewTable[string](Set.Equal),
+		Elements:   NewTable[ElementKey](same[Element]),
+	}
+}
+
+func same[T comparable](a, b T) bool { return a == b }
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+// String is the usual notation, such as "02:74:77:00:00:01".
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+
+// ParseMAC parses a 48-bit Ethernet address.
+func ParseMAC(s string) (MAC, error) {
+	hw, err := net.ParseMAC(s)
+	if err != nil || len(hw) != 6 {
+		return MAC{}, fmt.Errorf("%q is not an Ethernet address", s)
+	}
+	return MAC(hw), nil
+}
+
+// Link is a network device. Kind "vxlan" is created when it is missing, and
+// made anew when a parameter that can't be changed differs; Kind "veth" is the
+// host end of a pod's pair: attaching a pod creates it, the plan sets its MTU
+// and brings it up.
+type Link struct {
+	Kind string
+	MTU  int
+	MAC  MAC // vxlan; zero: leave alone
+
+	// The rest is for vxlan: learning is off, checksums are on.
+	VNI      int
+	Port     int
+	Local    netip.Addr
+	Underlay string // name of the device below
+}
+
+// The kinds of links.
+const (
+	LinkVXLAN = "vxlan"
+	LinkVeth  = "veth"
+)
+
+// AddressKey is an address on a device of ours.
+type AddressKey struct {
+	Link   string
+	Prefix netip.Prefix
+}
+
+// NeighbourKey is a permanent neighbour entry.
+type NeighbourKey struct {
+	Link string
+	IP   netip.Addr
+}
+
+// FDBKey is a permanent forwarding entry of a vxlan device.
+type FDBKey struct {
+	Link string
+	MAC  MAC
+}
+
+// Route is a route in the main table, with our protocol number. A zero Gateway
+// means that the destination is on the link.
+type Route struct {
+	Link      string
+	Gateway   netip.Addr
+	OnLink    bool       // the gateway is on the link though no address says so
+	Source    netip.Addr // preferred source; zero: the kernel's choice
+	Blackhole bool       // then nothing else is set
+}
+
+// ElementKey names one element of a set or map. Key is the key as the kernel
+// has it: fields in network byte order, each padded to 4 bytes (see KeyOf).
+type ElementKey struct {
+	Set string
+	Key string
+}
+
+// Element is the rest of a set's element. All strings but Comment and Verdict
+// are in the kernel's form.
+type Element struct {
+	// End is the last key of an interval (inclusive), same form as the key;
+	// empty for sets without intervals.
+	End string
+	// Value is what a map gives for the key; empty for sets and verdict maps.
+	Value string
+	// Verdict is what a verdict map gives for the key: "accept", "drop",
+	// "return", "jump CHAIN", "goto CHAIN".
+	Verdict string
+	// Comment is shown by nft list.
+	Comment string
+}
