@@ -1,0 +1,42 @@
+# Twill's build. `make help` lists the targets.
+
+BIN     := bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# Releases and the node's side are static: they run on any distribution.
+export CGO_ENABLED := 0
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build twill, twill-cni and twill-lab into bin/
+	@mkdir -p $(BIN)
+	@echo "building $(BIN)/twill, twill-cni and twill-lab (the first time takes minutes)"
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+.PHONY: demo
+demo: build ## run the classic exercise on a three-node lab (needs root)
+	@./hack/as-root $(BIN)/twill lab demo
+
+.PHONY: test
+test: ## run all tests: unit, properties, and the real kernel in namespaces (needs root for these)
+	@./hack/as-root ./hack/test
+
+.PHONY: bench
+bench: ## run the benchmarks
+	@./hack/as-root go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: verify
+verify: ## check formatting, vet, staticcheck, known vulnerabilities and generated files
+	@./hack/verify
+
+.PHONY: update
+update: ## refresh golden files and formatting; read the diff before you commit it
+	@gofmt -w $$(git ls-files '*.go')
+	@go test ./api/... ./cli/... ./cni/... ./plan/... -update
+
+.PHONY: clean
+clean: ## remove what was built
+	@rm -rf $(BIN)

@@ -1,0 +1,176 @@
+// Package health is the registry of everything that can be wrong: a stable code,
+// a sentence and a remedy each. Status screens, node conditions, metrics and
+// the documentation all read it.
+//
+// It never finds out what is wrong: rooms report, health remembers.
+package health
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// Code names a condition. Codes are stable: dashboards and scripts use them.
+type Code string
+
+// Definition describes a condition that can arise.
+type Definition struct {
+	Code   Code
+	Title  string // what it means, a sentence without a full stop
+	Remedy string // what to do
+}
+
+// The codes.
+const (
+	StoreUnreachable     Code = "StoreUnreachable"
+	NotSynced            Code = "NotSynced"
+	DataplaneWriteFailed Code = "DataplaneWriteFailed"
+	NoPathToNode         Code = "NoPathToNode"
+	ObjectInvalid        Code = "ObjectInvalid"
+	ServiceNotProgrammed Code = "ServiceNotProgrammed"
+	PoolExhausted        Code = "PoolExhausted"
+	PodInterfaceMissing  Code = "PodInterfaceMissing"
+	JournalRebuilt       Code = "JournalRebuilt"
+	AgentSilent          Code = "AgentSilent"
+)
+
+var definitions = []Definition{
+	{StoreUnreachable, "the agent can't reach the store; what is programmed stays, changes wait",
+		"check the store's health and the node's way to it (--etcd-endpoints)"},
+	{NotSynced, "the agent has not yet seen all intent; new pods wait",
+		"wait; if it lasts, see StoreUnreachable and the agent's log"},
+	{DataplaneWriteFailed, "the kernel refused something that the plan asks for; the agent tries again",
+		"read the detail; `twill plan NODE` prints the whole plan"},
+	{NoPathToNode, "no back end can carry packets to a node",
+		"compare `twill fabric get` with what the peer receives (`twill describe node`)"},
+	{ObjectInvalid, "an object in the store can't be understood and counts as absent",
+		"correct it with `twill apply`, which validates"},
+	{ServiceNotProgrammed, "a service asks for something that Twill does not do",
+		"read the detail and change the service"},
+	{PoolExhausted, "no address is left for new pods of this node",
+		"release addresses or add a pool"},
+	{PodInterfaceMissing, "the host end of a pod's interface was removed; the pod is cut off",
+		"restart the pod"},
+	{JournalRebuilt, "the journal of addresses was damaged and was rebuilt from the kernel",
+		"look at the disk; the damaged file is kept beside it"},
+	{AgentSilent, "the node's agent has not renewed its lease",
+		"see whether `twill agent` runs on the node, and its log"},
+}
+
+// Definitions lists every condition there is.
+func Definitions() []Definition { return definitions }
+
+// Lookup finds a condition's definition.
+func Lookup(code Code) (Definition, bool) {
+	for _, d := range definitions {
+		if d.Code == code {
+			return d, true
+		}
+	}
+	return Definition{}, false
+}
+
+// Condition is something that is wrong now.
+type Condition struct {
+	Code    Code   `json:"code"`
+	Subject string `json:"subject,omitempty"` // what it is about
+	Detail  string `json:"detail"`
+}
+
+// String is one line without the remedy.
+func (c Condition) String() string {
+	if c.Subject == "" {
+		return fmt.Sprintf("%s: %s", c.Code, c.Detail)
+	}
+	return fmt.Sprintf("%s %s: %s", c.Code, c.Subject, c.Detail)
+}
+
+// Tracker holds what is wrong now. The zero value is ready; it may be used from
+// several goroutines.
+type Tracker struct {
+	mu      sync.Mutex
+	current map[key]string
+	changed func()
+}
+
+type key struct {
+	code    Code
+	subject string
+}
+
+// OnChange sets the function that is called, without locks held, after the
+// conditions changed.
+func (t *Tracker) OnChange(f func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.changed = f
+}
+
+// Set reports that something is wrong.
+func (t *Tracker) Set(code Code, subject, detail string) {
+	t.update(func() bool {
+		k := key{code, subject}
+		if old, ok := t.current[k]; ok && old == detail {
+			return false
+		}
+		t.current[k] = detail
+		return true
+	})
+}
+
+// Clear reports that it is right again.
+func (t *Tracker) Clear(code Code, subject string) {
+	t.update(func() bool {
+		_, ok := t.current[key{code, subject}]
+		delete(t.current, key{code, subject})
+		return ok
+	})
+}
+
+// Replace makes the given subjects with their details the only ones of a code.
+func (t *Tracker) Replace(code Code, details map[string]string) {
+	t.update(func() bool {
+		changed := false
+		for k := range t.current {
+			if _, ok := details[k.subject]; k.code == code && !ok {
+				delete(t.current, k)
+				changed = true
+			}
+		}
+		for subject, detail := range details {
+			if old, ok := t.current[key{code, subject}]; !ok || old != detail {
+				t.current[key{code, subject}] = detail
+				changed = true
+			}
+		}
+		return changed
+	})
+}
+
+func (t *Tracker) update(f func() bool) {
+	t.mu.Lock()
+	if t.current == nil {
+		t.current = map[key]string{}
+	}
+	changed, call := f(), t.changed
+	t.mu.Unlock()
+	if changed && call != nil {
+		call()
+	}
+}
+
+// Conditions lists what is wrong, sorted.
+func (t *Tracker) Conditions() []Condition {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]Condition, 0, len(t.current))
+	for k, detail := range t.current {
+		out = append(out, Condition{k.code, k.subject, detail})
+	}
+	slices.SortFunc(out, func(a, b Condition) int {
+		return cmp.Or(cmp.Compare(a.Code, b.Code), cmp.Compare(a.Subject, b.Subject))
+	})
+	return out
+}

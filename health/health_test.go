@@ -1,0 +1,66 @@
+package health
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write docs/reference/conditions.md")
+
+// TestReference holds the reference page against the registry.
+func TestReference(t *testing.T) {
+	const path = "../docs/reference/conditions.md"
+	var b strings.Builder
+	b.WriteString("# Conditions\n\nEverything that can be wrong has a stable code. `twill status` lists what is wrong now, a Node carries it as a\ncondition `Twill<code>`, and `/metrics` as `twill_condition{code=\"<code>\"}`.\n\n| code | what it means | what to do |\n|---|---|---|\n")
+	for _, d := range Definitions() {
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", d.Code, d.Title, d.Remedy)
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(b.String(), string(got)); diff != "" {
+		t.Errorf("%s is not current; run `go test ./health -update`:\n%s", path, diff)
+	}
+}
+
+func TestTracker(t *testing.T) {
+	var tracker Tracker
+	changes := 0
+	tracker.OnChange(func() { changes++ })
+	tracker.Set(NoPathToNode, "node02", "a")
+	tracker.Set(NoPathToNode, "node02", "a") // nothing new
+	tracker.Set(NoPathToNode, "node01", "b")
+	tracker.Clear(StoreUnreachable, "") // was not set
+	if want := []Condition{{NoPathToNode, "node01", "b"}, {NoPathToNode, "node02", "a"}}; !cmp.Equal(want, tracker.Conditions()) {
+		t.Error(cmp.Diff(want, tracker.Conditions()))
+	}
+	tracker.Set(NotSynced, "", "c")
+	tracker.Replace(NoPathToNode, map[string]string{"node01": "d"})
+	if want := []Condition{{NoPathToNode, "node01", "d"}, {NotSynced, "", "c"}}; !cmp.Equal(want, tracker.Conditions()) {
+		t.Error(cmp.Diff(want, tracker.Conditions()))
+	}
+	if changes != 4 {
+		t.Errorf("%d changes were told, want 4", changes)
+	}
+}
+
+func TestEveryDefinitionIsComplete(t *testing.T) {
+	seen := map[Code]bool{}
+	for _, d := range Definitions() {
+		if d.Code == "" || d.Title == "" || d.Remedy == "" || seen[d.Code] {
+			t.Errorf("%+v is incomplete or there twice", d)
+		}
+		seen[d.Code] = true
+	}
+}
