@@ -35,7 +35,7 @@ verify: ## check formatting, vet, staticcheck, known vulnerabilities and generat
 .PHONY: update
 update: ## refresh golden files and formatting; read the diff before you commit it
 	@gofmt -w $$(git ls-files '*.go')
-	@go test ./api/... ./cli/... ./cni/... ./plan/... -update
+	@go test ./api ./cli ./cni ./plan ./health -update
 
 .PHONY: clean
 clean: ## remove what was built

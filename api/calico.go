@@ -1,6 +1,8 @@
 package api
 
 import (
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -46,6 +48,21 @@ type IPPoolSpec struct {
 	// CrossSubnet uses a direct route to nodes on the same link, Never uses
 	// no encapsulation. Empty follows the cluster's order of preference.
 	VXLANMode EncapsulationMode `json:"vxlanMode,omitempty"`
+
+	// The rest is in many manifests written for Calico. Each is accepted only
+	// with the value that asks for nothing beyond what Twill does; Validate
+	// refuses any other.
+
+	// IPIPMode: only Never.
+	IPIPMode EncapsulationMode `json:"ipipMode,omitempty"`
+	// AllowedUses: only Workload; pools give addresses to pods alone.
+	AllowedUses []string `json:"allowedUses,omitempty"`
+	// AssignmentMode: only Automatic.
+	AssignmentMode string `json:"assignmentMode,omitempty"`
+	// NamespaceSelector: only all().
+	NamespaceSelector string `json:"namespaceSelector,omitempty"`
+	// DisableBGPExport: only false.
+	DisableBGPExport bool `json:"disableBGPExport,omitempty"`
 }
 
 // IPAMBlock is a part of a pool that one node has claimed. It is created with
@@ -104,6 +121,7 @@ type WorkloadEndpointPort struct {
 func (p *IPPool) DeepCopyObject() runtime.Object {
 	out := *p
 	p.ObjectMeta.DeepCopyInto(&out.ObjectMeta)
+	out.Spec.AllowedUses = append([]string(nil), p.Spec.AllowedUses...)
 	return &out
 }
 
@@ -121,4 +139,16 @@ func (w *WorkloadEndpoint) DeepCopyObject() runtime.Object {
 	out.Spec.IPNetworks = append([]string(nil), w.Spec.IPNetworks...)
 	out.Spec.Ports = append([]WorkloadEndpointPort(nil), w.Spec.Ports...)
 	return &out
+}
+
+// hostAffinity is what an IPAMBlock's affinity starts with.
+const hostAffinity = "host:"
+
+// AffinityOf is the affinity of a block that the node owns.
+func AffinityOf(node string) string { return hostAffinity + node }
+
+// Owner is the name of the node that owns the block.
+func (b *IPAMBlock) Owner() (node string, ok bool) {
+	node, ok = strings.CutPrefix(b.Spec.Affinity, hostAffinity)
+	return node, ok && node != ""
 }

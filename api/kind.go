@@ -3,6 +3,7 @@ package api
 import (
 	"strings"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -55,6 +56,8 @@ var (
 		func() *corev1.Service { return &corev1.Service{} })
 	EndpointSliceKind = kind(Kind{Group: "discovery.k8s.io", Version: "v1", Name: "EndpointSlice", Plural: "endpointslices", Short: []string{"eps"}, Namespaced: true},
 		func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} })
+	LeaseKind = kind(Kind{Group: "coordination.k8s.io", Version: "v1", Name: "Lease", Plural: "leases", Namespaced: true},
+		func() *coordinationv1.Lease { return &coordinationv1.Lease{} })
 	NetworkPolicyKind = kind(Kind{Group: "networking.k8s.io", Version: "v1", Name: "NetworkPolicy", Plural: "networkpolicies", Short: []string{"netpol"}, Namespaced: true},
 		func() *networkingv1.NetworkPolicy { return &networkingv1.NetworkPolicy{} })
 )
@@ -98,6 +101,8 @@ func KindOf(obj Object) *Kind {
 		return EndpointSliceKind
 	case *networkingv1.NetworkPolicy:
 		return NetworkPolicyKind
+	case *coordinationv1.Lease:
+		return LeaseKind
 	}
 	return nil
 }

@@ -12,6 +12,22 @@ import (
 // Receives. A node publishes it; a sender chooses by it.
 const ReceivesAnnotation = GroupTwill + "/receives"
 
+// UnderlayAnnotation on a Node holds how the node is connected to the others, as
+// JSON of fabric.Underlay; it is for people and for `twill plan`, no agent
+// depends on another node's.
+const UnderlayAnnotation = GroupTwill + "/underlay"
+
+// LeaseNamespace holds the agents' leases, one a node under LeaseName: renewed
+// while the agent is alive, and watched by nobody, so that heartbeats don't fan
+// out to every node.
+const LeaseNamespace = "kube-node-lease"
+
+// LeaseName is the name of the lease of a node's agent.
+func LeaseName(node string) string { return "twill-" + node }
+
+// ConditionPrefix starts the type of the node conditions that an agent reports.
+const ConditionPrefix = "Twill"
+
 // Receives maps the name of a back end to what a sender must know to use it. A
 // back end that is absent can't be received.
 type Receives map[string]ReceiveParameters

@@ -1,5 +1,7 @@
 package plan
 
+import "github.com/twill-net/twill/fabric"
+
 // Every name and number that we own on a host, so that all that is ours can be
 // found and removed by it (`twill cleanup`).
 const (
@@ -11,7 +13,7 @@ const (
 	// VethPrefix starts the name of the host end of each pod's pair.
 	VethPrefix = "tw-"
 	// VXLANLink is the tunnel device of the vxlan back end.
-	VXLANLink = "twill-vxlan"
+	VXLANLink = fabric.VXLANDevice
 	// PodGateway4 and PodGateway6 are the next hops of every pod: link-local,
 	// so that they take no address from a pool (RFC 3927, RFC 4291 §2.5.6).
 	PodGateway4 = "169.254.1.1"

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+
+	"github.com/twill-net/twill/fabric"
 )
 
 // Plan is everything that one node must have in its kernel.
@@ -19,6 +22,11 @@ type Plan struct {
 	Chains   *Table[string, Chain]
 	Sets     *Table[string, Set]
 	Elements *Table[ElementKey, Element]
+
+	// UDPFrontends are the balanced UDP ports. Connection tracking remembers a
+	// UDP client's backend for as long as the client sends, so entries that lead
+	// elsewhere have to be removed.
+	UDPFrontends *Table[Frontend, Backends]
 }
 
 // New returns an empty plan.
@@ -33,16 +41,15 @@ func New() *Plan {
 		Chains:     NewTable[string](Chain.Equal),
 		Sets:       NewTable[string](Set.Equal),
 		Elements:   NewTable[ElementKey](same[Element]),
+
+		UDPFrontends: NewTable[Frontend](Backends.Equal),
 	}
 }
 
 func same[T comparable](a, b T) bool { return a == b }
 
 // MAC is an Ethernet address.
-type MAC [6]byte
-
-// String is the usual notation, such as "02:74:77:00:00:01".
-func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+type MAC = fabric.MAC
 
 // ParseMAC parses a 48-bit Ethernet address.
 func ParseMAC(s string) (MAC, error) {
@@ -124,3 +131,15 @@ type Element struct {
 	// Comment is shown by nft list.
 	Comment string
 }
+
+// Frontend is an address and port of this node's that is balanced.
+type Frontend struct {
+	Addr netip.Addr
+	Port uint16
+}
+
+// Backends are what a front end is balanced over, sorted.
+type Backends []netip.AddrPort
+
+// Equal says whether two lists have the same backends.
+func (b Backends) Equal(o Backends) bool { return slices.Equal(b, o) }

@@ -65,6 +65,12 @@ func (t *Table[K, V]) Dirty() iter.Seq[K] {
 	}
 }
 
+// IsDirty says whether k is dirty.
+func (t *Table[K, V]) IsDirty(k K) bool {
+	_, ok := t.dirty[k]
+	return ok
+}
+
 // DirtyLen is the number of dirty keys.
 func (t *Table[K, V]) DirtyLen() int { return len(t.dirty) }
 
@@ -73,4 +79,11 @@ func (t *Table[K, V]) DirtyLen() int { return len(t.dirty) }
 func (t *Table[K, V]) MarkDirty(k K) { t.dirty[k] = struct{}{} }
 
 // MarkClean says that the kernel has what is asked for under k.
-func (t *Table[K, V]) MarkClean(k K) { delete(t.dirty, k) }
+func (t *Table[K, V]) MarkClean(k K) {
+	delete(t.dirty, k)
+	if len(t.dirty) == 0 {
+		// A map keeps the room that it once needed, and walking it costs by
+		// that: after a first load each change would pay for all.
+		t.dirty = map[K]struct{}{}
+	}
+}

@@ -18,9 +18,10 @@ import (
 var (
 	ErrNotFound    = errors.New("not found")
 	ErrExists      = errors.New("already exists")
-	ErrConflict    = errors.New("changed meanwhile")   // compare-and-swap failed
-	ErrCompacted   = errors.New("revision is too old") // a watch can't resume: list again
-	ErrUnavailable = errors.New("store is unreachable")
+	ErrConflict    = errors.New("changed meanwhile")         // compare-and-swap failed
+	ErrCompacted   = errors.New("revision is too old")       // a watch can't resume: list again
+	ErrRestored    = errors.New("store has another history") // put back from a backup: list again and trust no resourceVersion
+	ErrUnavailable = errors.New("store is unreachable")      // of a write: it may or may not have happened
 )
 
 // EventType says what happened to an object.
@@ -30,25 +31,34 @@ type EventType string
 const (
 	Put     EventType = "put" // created or changed
 	Deleted EventType = "deleted"
+	// Bookmark changes nothing. One comes first of all when a watch stands, and
+	// more whenever the store tells that everything up to Revision was sent.
+	Bookmark EventType = "bookmark"
 )
 
 // Event is one change. For Deleted, Object is the last known state and may hold
-// only type and key.
+// only type and key; for Bookmark it is nil.
 type Event struct {
-	Type   EventType
-	Object api.Object
+	Type     EventType
+	Object   api.Object
+	Revision string // a watch from here misses nothing that comes after this event
 }
 
 // List is a consistent snapshot of one kind.
 type List struct {
 	Items    []api.Object
 	Revision string // a watch from here misses nothing
+	// Unreadable are the objects that exist and whose stored form is no object
+	// of the kind. They are not in Items, and they are not gone either.
+	Unreadable []api.Key
 }
 
 // Store keeps objects. Objects that go in are not kept, objects that come out
 // are the caller's, but for those of a Watch or List, which are shared and
 // must not be changed. The object's resourceVersion is the store's revision of
-// it. All methods may be called concurrently.
+// it. Revisions of lists and events are opaque. All methods may be called
+// concurrently, and none blocks for ever when the store is down: it returns
+// ErrUnavailable.
 type Store interface {
 	// Get returns ErrNotFound when there is no such object.
 	Get(ctx context.Context, kind *api.Kind, key api.Key) (api.Object, error)
@@ -63,11 +73,37 @@ type Store interface {
 	// resourceVersion set. ErrExists when there is one with that key.
 	Create(ctx context.Context, obj api.Object) (api.Object, error)
 	// Update replaces the object if its resourceVersion is still the stored
-	// one, else ErrConflict; ErrNotFound when it is gone.
+	// one, else ErrConflict; ErrNotFound when it is gone. uid and creation time
+	// stay, generation grows when more than metadata and status changed. An
+	// update that changes nothing is no write, and no event.
 	Update(ctx context.Context, obj api.Object) (api.Object, error)
 	// Delete removes the object; ErrNotFound when there is none. If
 	// resourceVersion is not empty and not the stored one: ErrConflict.
 	Delete(ctx context.Context, kind *api.Kind, key api.Key, resourceVersion string) error
 	// Close ends watches and connections.
 	Close() error
+}
+
+// Elector is implemented by stores that can elect one of several processes.
+type Elector interface {
+	// Campaign waits until this process is the leader called name, or ctx ends.
+	// The leader acts until lost is closed: its claim ran out. Two may overlap
+	// for a moment, in which compare-and-swap keeps them from harm. resign hands
+	// over at once and must be called in the end.
+	Campaign(ctx context.Context, name string) (lost <-chan struct{}, resign func(), err error)
+}
+
+// Unreadable is a stored value that is no object: someone else wrote it, or
+// wrote it for another version.
+type Unreadable struct {
+	Kind   *api.Kind
+	Path   string // where it lies in the store
+	Reason error
+}
+
+// Inspector is implemented by stores that others can write to without Twill's
+// validation. The result is what is unreadable now, as far as lists and watches
+// have seen.
+type Inspector interface {
+	Unreadable() []Unreadable
 }

@@ -1,0 +1,262 @@
+// Package agent is one node's loop: it watches intent, has it planned, makes the
+// plan true in the kernel, attaches pods, and reports. It is the only writer of
+// the node's network state.
+//
+// It never decides what the kernel should hold: that is plan's work.
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/cni"
+	"github.com/twill-net/twill/dataplane/conntrack"
+	"github.com/twill-net/twill/dataplane/nft"
+	"github.com/twill-net/twill/dataplane/route"
+	"github.com/twill-net/twill/fabric"
+	"github.com/twill-net/twill/health"
+	"github.com/twill-net/twill/ipam"
+	"github.com/twill-net/twill/plan"
+	"github.com/twill-net/twill/store"
+)
+
+// Agent is a node's agent. Use New and Run.
+type Agent struct {
+	config   Config
+	log      *slog.Logger
+	store    store.Store
+	health   *health.Tracker
+	metrics  *metrics
+	underlay fabric.Underlay
+
+	nft       *nft.Kernel
+	route     *route.Kernel
+	conntrack *conntrack.Kernel
+	ipam      *ipam.Allocator
+	publisher *publisher
+	detaching detachments
+	running   context.Context // ends with Run; for what outlives a request
+
+	// The rest belongs to the loop.
+	work     chan func()
+	planner  *plan.Planner
+	unsynced map[*api.Kind]struct{}
+	pools    map[string]*api.IPPool
+	waiters  []waiter
+}
+
+// workAtOnce bounds how many events are taken in before the plan is made true,
+// so that a flood of them does not keep an ADD waiting.
+const workAtOnce = 5000
+
+// New opens the node's kernel and journal. The store stays the caller's to
+// close.
+func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
+	a := &Agent{
+		config: config, log: log, store: s,
+		health:   &health.Tracker{},
+		work:     make(chan func(), workAtOnce),
+		planner:  plan.NewPlanner(config.NodeName),
+		unsynced: map[*api.Kind]struct{}{},
+		pools:    map[string]*api.IPPool{},
+	}
+	a.metrics = newMetrics(a)
+	a.publisher = newPublisher(s, config.NodeName, log)
+
+	a.health.OnChange(a.publisher.nodeChanged)
+
+	var err error
+	if a.underlay, err = route.DetectUnderlay(config.NodeIPs); err != nil {
+		return nil, err
+	}
+	if a.nft, err = nft.Open(log); err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	if a.route, err = route.Open(log); err != nil {
+		return nil, fmt.Errorf("open rtnetlink: %w", err)
+	}
+	if a.conntrack, err = conntrack.Open(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(config.StateDir, 0o700); err != nil {
+		return nil, err
+	}
+	a.ipam, err = ipam.Open(filepath.Join(config.StateDir, "ipam.db"), config.NodeName, ipam.Options{Store: s, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	if kept := a.ipam.Recovered(); kept != "" {
+		a.health.Set(health.JournalRebuilt, "", "the damaged journal is kept as "+kept)
+	}
+	a.planner.SetUnderlay(a.underlay)
+	return a, nil
+}
+
+// Run works until ctx ends. What is programmed stays: packets go on without the
+// agent.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.close()
+	if err := a.restorePods(); err != nil {
+		return fmt.Errorf("restore pods: %w", err)
+	}
+	listener, err := cni.Listen(a.config.Socket())
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	a.running = ctx
+	for _, kind := range followed {
+		a.unsynced[kind] = struct{}{}
+	}
+	a.health.Set(health.NotSynced, "", "waiting for the first lists")
+	for _, kind := range followed {
+		g.Go(func() error { a.follow(ctx, kind); return nil })
+	}
+	drift := make(chan struct{}, 1)
+	drifted := func() {
+		select {
+		case drift <- struct{}{}:
+		default:
+		}
+	}
+	g.Go(func() error { return ended(ctx, "watch nftables", a.nft.Watch(ctx, drifted)) })
+	g.Go(func() error { return ended(ctx, "watch rtnetlink", a.route.Watch(ctx, drifted)) })
+	g.Go(func() error { return ended(ctx, "serve CNI", cni.Serve(ctx, listener, a, a.log)) })
+	g.Go(func() error { return ended(ctx, "serve metrics", a.metrics.serve(ctx, a.config.MetricsAddress)) })
+	g.Go(func() error { a.ipam.PrepareAhead(ctx); return nil })
+	g.Go(func() error { a.publisher.run(ctx); return nil })
+	g.Go(func() error { a.renewLease(ctx); return nil })
+	g.Go(func() error { a.loop(ctx, drift); return nil })
+	a.publishNodeOnChange()
+	return g.Wait()
+}
+
+// ended turns the end of a part into an error unless the agent is stopping.
+func ended(ctx context.Context, what string, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err == nil:
+		return fmt.Errorf("%s: ended unexpectedly", what)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+func (a *Agent) close() {
+	if err := a.ipam.Close(); err != nil {
+		a.log.Error("close the journal", "error", err)
+	}
+}
+
+// do runs f on the loop, and wakes it to make true what f changed.
+func (a *Agent) do(ctx context.Context, f func()) error {
+	select {
+	case a.work <- f:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// loop takes in what happened, a burst at a time, and makes the plan true.
+func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
+	const minRetry, maxRetry = 100 * time.Millisecond, 5 * time.Second
+	retryAfter := minRetry
+	retry := time.NewTimer(time.Hour)
+	defer retry.Stop()
+	// The kernel does not tell when a sysctl is changed.
+	sysctls := time.NewTicker(time.Second)
+	defer sysctls.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case f := <-a.work:
+			f()
+			a.drain()
+		case <-drift:
+			a.metrics.drift.Inc()
+		case <-sysctls.C:
+			if !a.synced() || a.route.CheckSysctls(a.planner.Flush()) == 0 {
+				continue
+			}
+		case <-retry.C:
+		}
+		if !a.synced() {
+			continue
+		}
+		if a.apply() {
+			retryAfter = minRetry
+		} else {
+			retry.Reset(retryAfter)
+			retryAfter = min(2*retryAfter, maxRetry)
+		}
+	}
+}
+
+func (a *Agent) drain() {
+	for range workAtOnce {
+		select {
+		case f := <-a.work:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+// synced says whether all intent has been seen. Before that nothing is
+// programmed: half of the policies would be an invitation.
+func (a *Agent) synced() bool { return len(a.unsynced) == 0 }
+
+// apply makes the plan true and says whether all of it is.
+func (a *Agent) apply() bool {
+	start := time.Now()
+	p := a.planner.Flush()
+	errs := map[string]string{}
+	report := func(area string, writes int, err error) {
+		a.metrics.writes.WithLabelValues(area).Add(float64(writes))
+		if err != nil {
+			errs[area] = err.Error()
+		}
+	}
+	// Rules before links: a pod's device comes up when its policy is there.
+	writes, err := a.nft.Apply(p)
+	report("nftables", writes, err)
+	if err == nil || !a.podsWaitForRules() {
+		n, err := a.route.Apply(p)
+		writes += n
+		report("rtnetlink", n, err)
+	}
+	n, err := a.conntrack.Apply(p)
+	report("conntrack", n, err)
+	if writes+n > 0 {
+		a.metrics.apply.Observe(time.Since(start).Seconds())
+	}
+	a.health.Replace(health.DataplaneWriteFailed, errs)
+	a.reportProblems()
+	a.wakeWaiters()
+	return len(errs) == 0
+}
+
+// reportProblems turns what the plan can't honour into conditions.
+func (a *Agent) reportProblems() {
+	byCode := map[health.Code]map[string]string{health.ObjectInvalid: {}, health.NoPathToNode: {}, health.ServiceNotProgrammed: {}}
+	for _, problem := range a.planner.Problems() {
+		code := health.Code(problem.Code)
+		if byCode[code] == nil {
+			byCode[code] = map[string]string{}
+		}
+		byCode[code][problem.Subject] = problem.Detail
+	}
+	for code, details := range byCode {
+		a.health.Replace(code, details)
+	}
+}

@@ -1,0 +1,242 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/cni"
+	"github.com/twill-net/twill/dataplane/pod"
+	"github.com/twill-net/twill/health"
+	"github.com/twill-net/twill/ipam"
+	"github.com/twill-net/twill/plan"
+)
+
+// journaled is what the journal keeps of a pod beside its addresses, so that a
+// restarted agent knows the pod before the store answers.
+type journaled struct {
+	Network string                     `json:"network"` // the CNI configuration's name
+	MAC     plan.MAC                   `json:"mac"`
+	Labels  map[string]string          `json:"labels,omitempty"`
+	Ports   []api.WorkloadEndpointPort `json:"ports,omitempty"`
+}
+
+// waiter waits on the loop for a pod's part of the plan to be in the kernel.
+type waiter struct {
+	hostInterface string
+	done          chan struct{}
+}
+
+// Attach implements cni.Attacher: it returns when the pod's policy is in the
+// kernel and its interface is up, or with everything undone.
+func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Attached, err error) {
+	defer func(start time.Time) { a.metrics.observe("ADD", start, err) }(time.Now())
+	if err := a.ready(ctx); err != nil {
+		return cni.Attached{}, err
+	}
+	id := ipam.ID(att.ID)
+	if err := a.detaching.wait(ctx, id); err != nil {
+		return cni.Attached{}, err
+	}
+	link := pod.Attachment{
+		NetNS: att.NetNS, PodInterface: att.IfName, ContainerID: att.ContainerID,
+		HostInterface: pod.HostInterfaceName(att.ContainerID, att.IfName),
+	}
+	if err := a.onLoop(ctx, func() { link.MTU = a.planner.PodMTU() }); err != nil {
+		return cni.Attached{}, err
+	}
+	link.PodMAC, err = podMAC(att)
+	if err != nil {
+		return cni.Attached{}, err
+	}
+	extra, err := json.Marshal(journaled{Network: att.Network, MAC: *link.PodMAC, Labels: att.Labels, Ports: att.Ports})
+	if err != nil {
+		return cni.Attached{}, err
+	}
+	allocation, err := a.ipam.Allocate(ctx, ipam.Request{
+		ID: id, Namespace: att.Namespace, Pod: att.Pod, HostInterface: link.HostInterface, NetNS: att.NetNS,
+		Want: att.Want, Extra: extra,
+	})
+	a.reportPool(err)
+	if err != nil {
+		if errors.Is(err, ipam.ErrExists) {
+			return cni.Attached{}, fmt.Errorf("%w: %w", cni.ErrAttached, err)
+		}
+		return cni.Attached{}, err
+	}
+	for _, addr := range allocation.Addresses {
+		link.Addresses = append(link.Addresses, netip.PrefixFrom(addr, addr.BitLen()))
+	}
+
+	if _, err := pod.Attach(link); err != nil {
+		return cni.Attached{}, errors.Join(err, a.releaseAddresses(id))
+	}
+	if err := a.program(ctx, localOf(allocation)); err != nil {
+		a.undo(id, link.HostInterface)
+		return cni.Attached{}, err
+	}
+	a.publisher.attached(endpointOf(a.config.NodeName, allocation))
+	return attached(link), nil
+}
+
+// ready waits for nothing: an agent that has not seen all policies can't let a
+// pod start, and the runtime tries again.
+func (a *Agent) ready(ctx context.Context) error {
+	var ready bool
+	if err := a.onLoop(ctx, func() { ready = a.synced() }); err != nil {
+		return err
+	}
+	if !ready {
+		return fmt.Errorf("%w: the agent is not yet in step with the store: see `twill status`", cni.ErrTryAgain)
+	}
+	return nil
+}
+
+// onLoop runs f on the loop and waits for it.
+func (a *Agent) onLoop(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	if err := a.do(ctx, func() { f(); close(done) }); err != nil {
+		return err
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// program has the pod's part of the plan made true.
+func (a *Agent) program(ctx context.Context, l plan.Local) error {
+	w := waiter{l.HostInterface, make(chan struct{})}
+	if err := a.do(ctx, func() {
+		a.planner.SetLocal(l)
+		a.waiters = append(a.waiters, w)
+	}); err != nil {
+		return err
+	}
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		var what string
+		for _, c := range a.health.Conditions() {
+			if c.Code == health.DataplaneWriteFailed {
+				what = ": " + c.Detail
+			}
+		}
+		return fmt.Errorf("the pod's policy did not get into the kernel in time%s: %w", what, ctx.Err())
+	}
+}
+
+// wakeWaiters tells those whose pods are in the kernel. It runs on the loop.
+func (a *Agent) wakeWaiters() {
+	rest := a.waiters[:0]
+	for _, w := range a.waiters {
+		if a.planner.LocalPending(w.hostInterface) {
+			rest = append(rest, w)
+			continue
+		}
+		close(w.done)
+	}
+	a.waiters = rest
+}
+
+// podsWaitForRules says whether a pod that is being attached lacks its policy in
+// the kernel.
+func (a *Agent) podsWaitForRules() bool {
+	for _, w := range a.waiters {
+		if a.planner.LocalRulesPending(w.hostInterface) {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *Agent) reportPool(err error) {
+	if errors.Is(err, ipam.ErrExhausted) || errors.Is(err, ipam.ErrNoPool) {
+		a.health.Set(health.PoolExhausted, "", err.Error())
+	} else if err == nil {
+		a.health.Clear(health.PoolExhausted, "")
+	}
+}
+
+// Detach implements cni.Attacher. The caller does not wait for the kernel, which
+// takes long to delete a pair of devices (RCU); the addresses stay taken until
+// that is done.
+func (a *Agent) Detach(ctx context.Context, of cni.ID) (err error) {
+	defer func(start time.Time) { a.metrics.observe("DEL", start, err) }(time.Now())
+	id := ipam.ID(of)
+	allocation, ok := a.ipam.Get(id)
+	if !ok {
+		return nil
+	}
+	a.publisher.detached(api.Key{Namespace: allocation.Namespace, Name: allocation.Pod}, id.ContainerID)
+	a.detaching.start(id, func() { a.undo(id, allocation.HostInterface) })
+	return nil
+}
+
+// undo takes down a pod's device, then what was planned for it, then its
+// addresses: the other way round a packet could pass without policy, or an
+// address be in use twice.
+func (a *Agent) undo(id ipam.ID, hostInterface string) {
+	if err := pod.Detach(hostInterface); err != nil {
+		a.log.Error("remove a pod's device; its addresses stay taken", "pod", id, "error", err)
+		return
+	}
+	// Detached from the request: it has to happen whatever becomes of that.
+	if err := a.onLoop(a.running, func() { a.planner.DeleteLocal(hostInterface) }); err != nil {
+		return // stopping: the next start compares journal and kernel
+	}
+	if err := a.releaseAddresses(id); err != nil {
+		a.log.Error("release a pod's addresses", "pod", id, "error", err)
+	}
+}
+
+func (a *Agent) releaseAddresses(id ipam.ID) error {
+	_, _, err := a.ipam.Release(id)
+	return err
+}
+
+// Check implements cni.Attacher.
+func (a *Agent) Check(ctx context.Context, att cni.Attachment, _ cni.Attached) (err error) {
+	defer func(start time.Time) { a.metrics.observe("CHECK", start, err) }(time.Now())
+	allocation, ok := a.ipam.Get(ipam.ID(att.ID))
+	if !ok {
+		return fmt.Errorf("%w: container %s has no interface %s from this node", cni.ErrUnknownContainer, att.ContainerID, att.IfName)
+	}
+	link := pod.Attachment{NetNS: att.NetNS, PodInterface: att.IfName, ContainerID: att.ContainerID, HostInterface: allocation.HostInterface}
+	for _, addr := range allocation.Addresses {
+		link.Addresses = append(link.Addresses, netip.PrefixFrom(addr, addr.BitLen()))
+	}
+	if err := a.onLoop(ctx, func() { link.MTU = a.planner.PodMTU() }); err != nil {
+		return err
+	}
+	return pod.Check(link)
+}
+
+// GC implements cni.Attacher: what is not to be kept of a network is detached.
+// Of what was adopted the network is not known; it goes when its namespace does.
+func (a *Agent) GC(ctx context.Context, network string, keep []cni.ID) (err error) {
+	defer func(start time.Time) { a.metrics.observe("GC", start, err) }(time.Now())
+	kept := map[ipam.ID]bool{}
+	for _, id := range keep {
+		kept[ipam.ID(id)] = true
+	}
+	var errs []error
+	for _, allocation := range a.ipam.List() {
+		if journalOf(allocation).Network == network && !kept[allocation.ID] {
+			errs = append(errs, a.Detach(ctx, cni.ID(allocation.ID)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Status implements cni.Attacher.
+func (a *Agent) Status(ctx context.Context) error {
+	return errors.Join(a.ready(ctx), a.ipam.Ready())
+}

@@ -1,0 +1,55 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Config is an agent's configuration.
+type Config struct {
+	// NodeName is the name of the node's object; default the host's name.
+	NodeName string
+	// NodeIPs are the node's addresses, at most one of a family; none:
+	// those of the device with the default route.
+	NodeIPs []netip.Addr
+	// StateDir keeps the journal of addresses.
+	StateDir string
+	// RunDir holds the CNI socket.
+	RunDir string
+	// MetricsAddress serves /metrics and /healthz; empty: not served.
+	MetricsAddress string
+}
+
+// DefaultConfig is what holds where nothing is said.
+func DefaultConfig() Config {
+	return Config{StateDir: "/var/lib/twill", RunDir: "/run/twill", MetricsAddress: "127.0.0.1:9841"}
+}
+
+// Socket is the path of the CNI socket.
+func (c Config) Socket() string { return filepath.Join(c.RunDir, "cni.sock") }
+
+// Validate lists everything that is wrong.
+func (c Config) Validate() error {
+	var errs []error
+	if problems := validation.IsDNS1123Subdomain(c.NodeName); len(problems) > 0 {
+		errs = append(errs, fmt.Errorf("node name %q: %s", c.NodeName, strings.Join(problems, "; ")))
+	}
+	seen := map[bool]netip.Addr{}
+	for _, ip := range c.NodeIPs {
+		if other, ok := seen[ip.Is6()]; ok {
+			errs = append(errs, fmt.Errorf("node addresses %s and %s: give at most one of a family", other, ip))
+		}
+		seen[ip.Is6()] = ip
+	}
+	for what, dir := range map[string]string{"state": c.StateDir, "run": c.RunDir} {
+		if !filepath.IsAbs(dir) {
+			errs = append(errs, fmt.Errorf("%s directory %q: give an absolute path", what, dir))
+		}
+	}
+	return errors.Join(errs...)
+}

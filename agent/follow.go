@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/health"
+	"github.com/twill-net/twill/store"
+)
+
+// followed are the kinds of intent that a node's plan depends on.
+var followed = []*api.Kind{
+	api.NamespaceKind, api.NodeKind, api.FabricConfigurationKind, api.IPPoolKind, api.IPAMBlockKind,
+	api.WorkloadEndpointKind, api.ServiceKind, api.EndpointSliceKind, api.NetworkPolicyKind,
+}
+
+// follow keeps the planner in step with one kind until ctx ends.
+func (a *Agent) follow(ctx context.Context, kind *api.Kind) {
+	store.Follow(ctx, a.store, kind, store.Handler{
+		Put: func(obj api.Object) {
+			a.do(ctx, func() { a.put(obj) })
+		},
+		Deleted: func(key api.Key) {
+			a.do(ctx, func() { a.deleted(kind, key) })
+		},
+		Synced: func() {
+			a.do(ctx, func() {
+				delete(a.unsynced, kind)
+				if a.synced() {
+					a.health.Clear(health.NotSynced, "")
+					a.log.Info("in step with the store", "node", a.config.NodeName)
+					go a.confirmBlocks(ctx)
+				}
+			})
+		},
+		Connected: func(ok bool, err error) {
+			if ok {
+				a.health.Clear(health.StoreUnreachable, kind.Plural)
+			} else {
+				a.health.Set(health.StoreUnreachable, kind.Plural, err.Error())
+			}
+		},
+	})
+}
+
+func (a *Agent) put(obj api.Object) {
+	a.planner.Put(obj)
+	switch o := obj.(type) {
+	case *api.IPPool:
+		a.pools[o.Name] = o
+		a.setPools()
+	case *api.FabricConfiguration:
+		a.publishNodeOnChange()
+	case *corev1.Node:
+		if o.Name == a.config.NodeName {
+			a.ipam.SetNode(o.Labels)
+			a.publishNodeOnChange()
+		}
+	case *api.WorkloadEndpoint:
+		if o.Spec.Node == a.config.NodeName {
+			a.publisher.observe(o)
+		}
+	}
+}
+
+func (a *Agent) deleted(kind *api.Kind, key api.Key) {
+	a.planner.Delete(kind, key)
+	switch kind {
+	case api.IPPoolKind:
+		delete(a.pools, key.Name)
+		a.setPools()
+	case api.FabricConfigurationKind:
+		a.publishNodeOnChange()
+	case api.NodeKind:
+		if key.Name == a.config.NodeName {
+			a.publishNodeOnChange()
+		}
+	case api.WorkloadEndpointKind:
+		a.publisher.gone(key)
+	}
+}
+
+// confirmBlocks compares the node's blocks with the store's. What the store says
+// is another node's by now is given up.
+func (a *Agent) confirmBlocks(ctx context.Context) {
+	for ctx.Err() == nil {
+		lost, err := a.ipam.ConfirmBlocks(ctx)
+		if err == nil {
+			for _, prefix := range lost {
+				a.log.Error("a block of this node is another node's now; its pods need new addresses", "block", prefix)
+			}
+			return
+		}
+		a.log.Debug("confirm blocks later", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (a *Agent) setPools() {
+	pools := make([]*api.IPPool, 0, len(a.pools))
+	for _, p := range a.pools {
+		pools = append(pools, p)
+	}
+	// A pool that can't be used is listed among the planner's problems.
+	_ = a.ipam.SetPools(pools)
+}

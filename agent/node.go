@@ -1,0 +1,133 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"strings"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/health"
+	"github.com/twill-net/twill/store"
+)
+
+// leaseDuration is how long an agent may be silent before it counts as gone.
+const leaseDuration = 15 * time.Second
+
+// publishNodeOnChange brings the node's object up to date: its addresses, what
+// it receives, and what is wrong with it. It runs on the loop.
+func (a *Agent) publishNodeOnChange() {
+	receives := a.planner.Receives()
+	a.publisher.publishNode(func(n *corev1.Node) { a.describeNode(n, receives) })
+}
+
+func (a *Agent) describeNode(n *corev1.Node, receives api.Receives) {
+	n.Labels = maps.Clone(n.Labels)
+	if n.Labels == nil {
+		n.Labels = map[string]string{}
+	}
+	n.Labels[corev1.LabelHostname] = n.Name
+	n.Annotations = maps.Clone(n.Annotations)
+	if n.Annotations == nil {
+		n.Annotations = map[string]string{}
+	}
+	n.Annotations[api.ReceivesAnnotation] = mustJSON(receives)
+	n.Annotations[api.UnderlayAnnotation] = mustJSON(a.underlay)
+
+	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: n.Name}}
+	for _, p := range a.underlay.Prefixes {
+		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: p.Addr().String()})
+	}
+	n.Status.Conditions = nodeConditions(n.Status.Conditions, a.health.Conditions())
+}
+
+// mustJSON marshals values of our own types, which can't fail.
+func mustJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}
+
+// nodeConditions replaces our conditions among those of the node. One of ours
+// stands for all of a code; its message lists the subjects.
+func nodeConditions(old []corev1.NodeCondition, current []health.Condition) []corev1.NodeCondition {
+	var out []corev1.NodeCondition
+	since := map[corev1.NodeConditionType]metav1.Time{}
+	for _, c := range old {
+		if strings.HasPrefix(string(c.Type), api.ConditionPrefix) {
+			since[c.Type] = c.LastTransitionTime
+		} else {
+			out = append(out, c)
+		}
+	}
+	messages := map[health.Code][]string{}
+	var codes []health.Code
+	for _, c := range current {
+		if messages[c.Code] == nil {
+			codes = append(codes, c.Code)
+		}
+		text := c.Detail
+		if c.Subject != "" {
+			text = c.Subject + ": " + c.Detail
+		}
+		messages[c.Code] = append(messages[c.Code], text)
+	}
+	for _, code := range codes {
+		t := corev1.NodeConditionType(api.ConditionPrefix + string(code))
+		when, ok := since[t]
+		if !ok {
+			when = metav1.NewTime(time.Now().Truncate(time.Second))
+		}
+		out = append(out, corev1.NodeCondition{
+			Type: t, Status: corev1.ConditionTrue, Reason: string(code),
+			Message: strings.Join(messages[code], "\n"), LastTransitionTime: when,
+		})
+	}
+	return out
+}
+
+// renewLease tells the others, as long as ctx lasts, that the agent lives.
+func (a *Agent) renewLease(ctx context.Context) {
+	tick := time.NewTicker(leaseDuration / 3)
+	defer tick.Stop()
+	for {
+		if err := a.writeLease(ctx); err != nil && ctx.Err() == nil {
+			a.log.Debug("renew the lease later", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *Agent) writeLease(ctx context.Context) error {
+	key := api.Key{Namespace: api.LeaseNamespace, Name: api.LeaseName(a.config.NodeName)}
+	seconds := int32(leaseDuration / time.Second)
+	now := metav1.NowMicro()
+	spec := coordinationv1.LeaseSpec{HolderIdentity: &a.config.NodeName, LeaseDurationSeconds: &seconds, RenewTime: &now}
+
+	got, err := a.store.Get(ctx, api.LeaseKind, key)
+	if errors.Is(err, store.ErrNotFound) {
+		lease := api.LeaseKind.New().(*coordinationv1.Lease)
+		lease.Namespace, lease.Name, lease.Spec = key.Namespace, key.Name, spec
+		_, err = a.store.Create(ctx, lease)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	lease := got.(*coordinationv1.Lease).DeepCopy()
+	lease.Spec = spec
+	_, err = a.store.Update(ctx, lease)
+	return err
+}

@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/cni"
+	"github.com/twill-net/twill/dataplane/pod"
+	"github.com/twill-net/twill/ipam"
+	"github.com/twill-net/twill/plan"
+)
+
+// podMAC is the address that the runtime asks for, or one made from the
+// container's id: locally administered and unicast.
+func podMAC(att cni.Attachment) (*plan.MAC, error) {
+	if att.MAC != "" {
+		m, err := plan.ParseMAC(att.MAC)
+		return &m, err
+	}
+	sum := sha256.Sum256([]byte(att.ContainerID + "/" + att.IfName))
+	m := plan.MAC(sum[:6])
+	m[0] = m[0]&^0x01 | 0x02
+	return &m, nil
+}
+
+// journalOf is what the journal keeps of a pod; nothing of one that was adopted:
+// the store's endpoint has its labels, and nothing is programmed before that was
+// seen.
+func journalOf(al ipam.Allocation) (j journaled) {
+	if len(al.Extra) > 0 {
+		_ = json.Unmarshal(al.Extra, &j)
+	}
+	return j
+}
+
+// localOf is what planning needs to know about a pod.
+func localOf(al ipam.Allocation) plan.Local {
+	j := journalOf(al)
+	return plan.Local{
+		Pod: api.Key{Namespace: al.Namespace, Name: al.Pod}, ContainerID: al.ContainerID,
+		HostInterface: al.HostInterface, MAC: j.MAC, Addrs: al.Addresses, Labels: j.Labels, Ports: j.Ports,
+	}
+}
+
+// endpointOf is what the others see of a pod.
+func endpointOf(node string, al ipam.Allocation) *api.WorkloadEndpoint {
+	l := localOf(al)
+	w := api.WorkloadEndpointKind.New().(*api.WorkloadEndpoint)
+	w.Namespace, w.Name, w.Labels = al.Namespace, al.Pod, l.Labels
+	w.Spec = api.WorkloadEndpointSpec{
+		Node: node, Pod: al.Pod, ContainerID: al.ContainerID, Endpoint: al.IfName,
+		InterfaceName: al.HostInterface, MAC: l.MAC.String(), Ports: l.Ports,
+	}
+	for _, a := range al.Addresses {
+		w.Spec.IPNetworks = append(w.Spec.IPNetworks, netip.PrefixFrom(a, a.BitLen()).String())
+	}
+	return w
+}
+
+// attached is what the runtime is told.
+func attached(link pod.Attachment) cni.Attached {
+	out := cni.Attached{
+		HostInterface: link.HostInterface, HostMAC: plan.PodGatewayMAC, PodMAC: link.PodMAC.String(),
+		Addresses: link.Addresses, MTU: link.MTU,
+	}
+	for _, p := range link.Addresses {
+		gateway := plan.PodGateway4
+		if p.Addr().Is6() {
+			gateway = plan.PodGateway6
+		}
+		next := netip.MustParseAddr(gateway)
+		out.Gateways = append(out.Gateways, next)
+		out.Routes = append(out.Routes, cni.Route{Destination: defaultRoute(next), Gateway: next})
+	}
+	return out
+}
+
+func defaultRoute(of netip.Addr) netip.Prefix {
+	if of.Is6() {
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+}
+
+// restorePods takes up what an earlier agent attached: the journal says who has
+// which address, the kernel which of them are still there.
+func (a *Agent) restorePods() error {
+	devices, err := pod.List()
+	if err != nil {
+		return err
+	}
+	var live []ipam.Interface
+	for _, d := range devices {
+		live = append(live, ipam.Interface{
+			HostInterface: d.HostInterface,
+			ID:            ipam.ID{ContainerID: d.ContainerID, IfName: d.PodInterface},
+			Addresses:     d.Addresses,
+		})
+	}
+	report, err := a.ipam.Reconcile(live)
+	if err != nil {
+		return fmt.Errorf("compare the journal with the kernel: %w", err)
+	}
+	for _, al := range report.Freed {
+		a.log.Info("released the addresses of a pod that is gone", "namespace", al.Namespace, "pod", al.Pod, "addresses", al.Addresses)
+	}
+	for _, al := range report.Adopted {
+		a.log.Warn("took up a pod that the journal did not know", "interface", al.HostInterface, "addresses", al.Addresses)
+	}
+	for _, conflict := range report.Conflicts {
+		a.log.Error("addresses are in use twice", "detail", conflict)
+	}
+	for _, al := range a.ipam.List() {
+		a.planner.SetLocal(localOf(al))
+		a.publisher.attached(endpointOf(a.config.NodeName, al))
+	}
+	return nil
+}
+
+// detachments are the pods that are being taken down in the background.
+type detachments struct {
+	mu      sync.Mutex
+	running map[ipam.ID]chan struct{}
+}
+
+// start runs f in the background unless the pod is being taken down already.
+func (d *detachments) start(id ipam.ID, f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.running[id] != nil {
+		return
+	}
+	if d.running == nil {
+		d.running = map[ipam.ID]chan struct{}{}
+	}
+	done := make(chan struct{})
+	d.running[id] = done
+	go func() {
+		f()
+		d.mu.Lock()
+		delete(d.running, id)
+		d.mu.Unlock()
+		close(done)
+	}()
+}
+
+// wait waits until the pod is not being taken down.
+func (d *detachments) wait(ctx context.Context, id ipam.ID) error {
+	d.mu.Lock()
+	done := d.running[id]
+	d.mu.Unlock()
+	if done == nil {
+		return nil
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/twill-net/twill/dataplane/nft"
+	"github.com/twill-net/twill/dataplane/route"
+)
+
+func newCleanup() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "cleanup --yes",
+		Short: "Remove everything of Twill from this host's kernel",
+		Long: `Remove everything of Twill from the kernel of this host: the nftables table
+"inet twill", the tunnel device, the host ends of pods' interfaces, and routes
+of our protocol. What is removed is printed. Stop the agent first: it would put
+everything back.
+
+Pods of this host are cut off, which is why --yes is needed.`,
+		Example: `  twill cleanup --yes`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !yes {
+				return usagef("this cuts off the pods of this host: say --yes if that is meant")
+			}
+			log := slog.New(slog.NewTextHandler(io.Discard, nil))
+			rules, errRules := nft.Cleanup(log)
+			links, errLinks := route.Cleanup(log)
+			for _, removed := range append(rules, links...) {
+				fmt.Fprintf(cmd.OutOrStdout(), "removed %s\n", removed)
+			}
+			return errors.Join(errRules, errLinks)
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
+	return cmd
+}

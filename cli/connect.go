@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/pflag"
+
+	"github.com/twill-net/twill/store"
+	"github.com/twill-net/twill/store/etcd"
+)
+
+const (
+	defaultEndpoint = "http://127.0.0.1:2379"
+	labSockets      = "/run/twill-lab/*/etcd.sock"
+)
+
+// runningLabs lists the sockets of the stores of labs on this machine. A socket
+// on which nobody listens is what a crash left.
+func runningLabs() ([]string, error) {
+	sockets, err := filepath.Glob(labSockets)
+	return slices.DeleteFunc(sockets, func(socket string) bool {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			conn.Close()
+		}
+		return errors.Is(err, syscall.ECONNREFUSED)
+	}), err
+}
+
+// connection is how to reach the store, as typed.
+type connection struct {
+	endpoints, lab                           string
+	caFile, certFile, keyFile, user, passwdF string
+	flags                                    *pflag.FlagSet
+}
+
+// option is one setting of the connection: --NAME or TWILL_NAME.
+type option struct {
+	name  string
+	value func(*connection) *string
+	help  string
+}
+
+var connectionOptions = []option{
+	{"etcd-endpoints", func(c *connection) *string { return &c.endpoints }, "addresses of etcd, separated by commas: http://, https:// or unix://"},
+	{"lab", func(c *connection) *string { return &c.lab }, "name of the lab on this machine whose store to use"},
+	{"etcd-cacert", func(c *connection) *string { return &c.caFile }, "file with the authority that signed etcd's certificate"},
+	{"etcd-cert", func(c *connection) *string { return &c.certFile }, "file with the client's certificate"},
+	{"etcd-key", func(c *connection) *string { return &c.keyFile }, "file with the client's key"},
+	{"etcd-username", func(c *connection) *string { return &c.user }, "etcd user"},
+	{"etcd-password-file", func(c *connection) *string { return &c.passwdF }, "file whose first line is the user's password"},
+}
+
+func (o option) env() string { return "TWILL_" + strings.ToUpper(strings.ReplaceAll(o.name, "-", "_")) }
+
+func (c *connection) register(flags *pflag.FlagSet) {
+	c.flags = flags
+	for _, o := range connectionOptions {
+		flags.StringVar(o.value(c), o.name, "", o.help+" ("+o.env()+")")
+	}
+}
+
+// resolve returns the effective settings: a flag wins over the environment,
+// that over a running lab, that over the default.
+func (s *Session) resolve() ([]Setting, error) {
+	c := &s.connection
+	settings := make([]Setting, len(connectionOptions))
+	for i, o := range connectionOptions {
+		settings[i] = Setting{Name: o.name, Source: "default", Help: o.help}
+		if c.flags.Changed(o.name) {
+			settings[i].Value, settings[i].Source = *o.value(c), "flag --"+o.name
+		} else if v := s.getenv(o.env()); v != "" {
+			settings[i].Value, settings[i].Source = v, "environment "+o.env()
+		}
+	}
+	endpoints, lab := &settings[0], &settings[1]
+	byFlag := c.flags.Changed("lab")
+	switch {
+	case byFlag && c.flags.Changed("etcd-endpoints"):
+		return nil, usagef("--lab and --etcd-endpoints exclude each other: a lab brings its own store")
+	case endpoints.Value != "" && !byFlag:
+		return settings, nil
+	}
+	sockets, err := s.labs()
+	if err != nil {
+		return nil, fmt.Errorf("look for labs: %w", err)
+	}
+	if len(sockets) > 1 && lab.Value == "" {
+		return nil, usagef("several labs run on this machine: choose one with --lab (%s)", strings.Join(labNames(sockets), ", "))
+	}
+	for _, socket := range sockets {
+		if name := labName(socket); lab.Value == "" || lab.Value == name {
+			endpoints.Value, endpoints.Source = "unix://"+socket, "lab "+name
+			return settings, nil
+		}
+	}
+	if lab.Value != "" {
+		running := "none is running"
+		if len(sockets) > 0 {
+			running = "running: " + strings.Join(labNames(sockets), ", ")
+		}
+		return nil, fmt.Errorf("there is no lab %q on this machine (%s)", lab.Value, running)
+	}
+	endpoints.Value = defaultEndpoint
+	return settings, nil
+}
+
+func labName(socket string) string { return filepath.Base(filepath.Dir(socket)) }
+
+func labNames(sockets []string) []string {
+	names := make([]string, len(sockets))
+	for i, socket := range sockets {
+		names[i] = labName(socket)
+	}
+	return names
+}
+
+// OpenStore opens the store that the flags, the environment and running labs
+// point to. The caller closes it. No connection is made yet: the first request
+// tells whether the store can be reached.
+func (s *Session) OpenStore(ctx context.Context) (store.Store, error) {
+	settings, err := s.resolve()
+	if err != nil {
+		return nil, err
+	}
+	value := map[string]string{}
+	for _, setting := range settings {
+		value[setting.Name] = setting.Value
+	}
+	return s.open(ctx, etcd.Config{
+		Endpoints: strings.Split(value["etcd-endpoints"], ","),
+		CAFile:    value["etcd-cacert"], CertFile: value["etcd-cert"], KeyFile: value["etcd-key"],
+		Username: value["etcd-username"], PasswordFile: value["etcd-password-file"],
+	})
+}

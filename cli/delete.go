@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/store"
+)
+
+type deleteCommand struct {
+	*Session
+	selection
+	files          []string
+	every          bool
+	ignoreNotFound bool
+}
+
+func newDelete(s *Session) *cobra.Command {
+	d := &deleteCommand{Session: s}
+	cmd := &cobra.Command{
+		Use:   "delete KIND NAME... | -f FILE | KIND -l SELECTOR | KIND --all",
+		Short: "Delete objects",
+		Long: `Delete objects by name, by label, all of a kind, or those in files.
+
+Deleting a namespace deletes the services, endpoint slices and policies in it.
+It is refused while there are pods: pods come and go with their containers.`,
+		Example: `  twill delete netpol access-nginx -n policy-demo
+  twill delete -f policy.yaml
+  twill delete services -n shop -l app=web`,
+		RunE: d.run,
+	}
+	d.selection.register(cmd)
+	cmd.Flags().StringArrayVarP(&d.files, "filename", "f", nil, "file or directory with the objects, or - for standard input; may be repeated")
+	cmd.Flags().BoolVar(&d.every, "all", false, "all objects of the kind in the namespace")
+	cmd.Flags().BoolVar(&d.ignoreNotFound, "ignore-not-found", false, "it is no error if an object is not there")
+	return cmd
+}
+
+func (d *deleteCommand) run(cmd *cobra.Command, args []string) error {
+	var fromFiles []api.Object
+	if len(d.files) > 0 {
+		if len(args) > 0 || d.selector != "" || d.every || d.all {
+			return usagef("-f excludes arguments, --selector, --all and --all-namespaces")
+		}
+		objects, err := readManifests(cmd, d.files, d.namespace)
+		if err != nil {
+			return err
+		}
+		fromFiles = objects
+		slices.Reverse(fromFiles) // what others refer to goes last
+	} else if err := d.parse(args); err != nil {
+		return err
+	} else if len(d.names) == 0 && d.selector == "" && !d.every {
+		return usagef("say which: names, -l SELECTOR or --all")
+	}
+	ctx := cmd.Context()
+	st, err := d.OpenStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	objects, err := d.toDelete(ctx, st, fromFiles)
+	errs := []error{err}
+	for _, obj := range objects {
+		err := d.deleteOne(cmd, st, obj)
+		errs = append(errs, err)
+		if errors.Is(err, store.ErrUnavailable) {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d *deleteCommand) toDelete(ctx context.Context, st store.Store, fromFiles []api.Object) ([]api.Object, error) {
+	if fromFiles != nil {
+		return fromFiles, nil
+	}
+	var all []api.Object
+	var errs []error
+	for _, kind := range d.kinds {
+		for _, name := range d.names[kind] {
+			obj := kind.New()
+			obj.SetName(name)
+			obj.SetNamespace(d.in(kind))
+			all = append(all, obj)
+		}
+		if len(d.names[kind]) > 0 {
+			continue
+		}
+		objects, err := d.objects(ctx, st, kind)
+		all, errs = append(all, objects...), append(errs, err)
+	}
+	return all, errors.Join(errs...)
+}
+
+func (d *deleteCommand) deleteOne(cmd *cobra.Command, st store.Store, obj api.Object) error {
+	ctx, kind := cmd.Context(), api.KindOf(obj)
+	if kind == api.NamespaceKind {
+		if err := d.emptyNamespace(cmd, st, obj.GetName()); err != nil {
+			return err
+		}
+	}
+	err := st.Delete(ctx, kind, api.KeyOf(obj), "")
+	switch {
+	case errors.Is(err, store.ErrNotFound) && d.ignoreNotFound:
+		return nil
+	case err != nil:
+		return shortened("delete "+resource(obj), err)
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), resource(obj), "deleted")
+	return err
+}
+
+// emptyNamespace deletes what is in a namespace, so that nothing is left that
+// nobody can see; a later namespace of the same name starts empty.
+func (d *deleteCommand) emptyNamespace(cmd *cobra.Command, st store.Store, name string) error {
+	ctx := cmd.Context()
+	pods, err := st.List(ctx, api.WorkloadEndpointKind, name)
+	if err != nil {
+		return err
+	}
+	if n := len(pods.Items) + len(pods.Unreadable); n > 0 {
+		return fmt.Errorf("delete namespace/%s: %d pods run in it: stop them first", name, n)
+	}
+	kinds := slices.Clone(api.Kinds())
+	slices.Reverse(kinds)
+	for _, kind := range kinds {
+		if !kind.Namespaced {
+			continue
+		}
+		list, err := st.List(ctx, kind, name)
+		if err != nil {
+			return err
+		}
+		keys := list.Unreadable
+		for _, obj := range list.Items {
+			keys = append(keys, api.KeyOf(obj))
+		}
+		for _, key := range keys {
+			obj := kind.New()
+			obj.SetName(key.Name)
+			if err := st.Delete(ctx, kind, key, ""); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return shortened("delete "+resource(obj), err)
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), resource(obj), "deleted")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/fabric"
+	"github.com/twill-net/twill/health"
+	"github.com/twill-net/twill/store"
+)
+
+// clusterStatus is the cluster on one screen.
+type clusterStatus struct {
+	Nodes      []nodeStatus   `json:"nodes"`
+	Preference []string       `json:"fabricPreference"`
+	Counts     map[string]int `json:"counts"`
+	Conditions []nodeTrouble  `json:"conditions"`
+}
+
+type nodeStatus struct {
+	Name     string   `json:"name"`
+	Address  []string `json:"addresses"`
+	Agent    string   `json:"agent"` // "ready", "silent for 20s", "never seen"
+	Receives []string `json:"receives"`
+	Pods     int      `json:"pods"`
+	Blocks   []string `json:"blocks"`
+	MTU      int      `json:"mtu"` // of the underlay
+}
+
+// nodeTrouble is something that is wrong, with the remedy.
+type nodeTrouble struct {
+	Node   string `json:"node"`
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy"`
+}
+
+func newStatus(s *Session) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "The cluster on one screen: nodes, fabric, counts, and all that is wrong",
+		Long: `Show the cluster on one screen: its nodes and whether their agents live, the
+fabric's order of preference, how many objects there are, and everything that
+is wrong, each with what to do about it.
+
+Exit code 1 if something is wrong.`,
+		Example: `  twill status
+  twill status -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "" && output != "json" && output != "yaml" {
+				return usagef("output %q: use json or yaml", output)
+			}
+			st, err := s.OpenStore(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer st.Close()
+			status, err := readStatus(cmd.Context(), st, s.now())
+			if err != nil {
+				return err
+			}
+			if output != "" {
+				err = encode(cmd.OutOrStdout(), output, status)
+			} else {
+				printStatus(cmd.OutOrStdout(), status)
+			}
+			if err == nil && len(status.Conditions) > 0 {
+				return fmt.Errorf("%d conditions need attention", len(status.Conditions))
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml; default for people")
+	return cmd
+}
+
+func readStatus(ctx context.Context, st store.Store, now time.Time) (*clusterStatus, error) {
+	lists := map[*api.Kind][]api.Object{}
+	for _, kind := range api.Kinds() {
+		list, err := st.List(ctx, kind, "")
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", kind.Plural, err)
+		}
+		lists[kind] = list.Items
+	}
+	out := &clusterStatus{Preference: fabric.DefaultPreference, Counts: map[string]int{}, Conditions: []nodeTrouble{}}
+	for _, obj := range lists[api.FabricConfigurationKind] {
+		out.Preference = fabric.ConfigFrom(obj.(*api.FabricConfiguration)).Preference
+	}
+	for _, kind := range []*api.Kind{api.NamespaceKind, api.WorkloadEndpointKind, api.ServiceKind, api.NetworkPolicyKind} {
+		out.Counts[kind.Plural] = len(lists[kind])
+	}
+	leases := map[string]*coordinationv1.Lease{}
+	for _, obj := range lists[api.LeaseKind] {
+		leases[obj.GetName()] = obj.(*coordinationv1.Lease)
+	}
+	for _, obj := range lists[api.NodeKind] {
+		n := obj.(*corev1.Node)
+		node, silent := statusOf(n, leases[api.LeaseName(n.Name)], now)
+		for _, w := range lists[api.WorkloadEndpointKind] {
+			if w.(*api.WorkloadEndpoint).Spec.Node == n.Name {
+				node.Pods++
+			}
+		}
+		for _, b := range lists[api.IPAMBlockKind] {
+			if owner, _ := b.(*api.IPAMBlock).Owner(); owner == n.Name {
+				node.Blocks = append(node.Blocks, b.(*api.IPAMBlock).Spec.CIDR)
+			}
+		}
+		slices.Sort(node.Blocks)
+		out.Nodes = append(out.Nodes, node)
+		out.Conditions = append(out.Conditions, troublesOf(n, node, silent)...)
+	}
+	return out, nil
+}
+
+func statusOf(n *corev1.Node, lease *coordinationv1.Lease, now time.Time) (node nodeStatus, silent bool) {
+	node = nodeStatus{Name: n.Name, Agent: "ready", Address: []string{}, Receives: []string{}, Blocks: []string{}}
+	for _, a := range api.NodeAddresses(n) {
+		node.Address = append(node.Address, a.String())
+	}
+	if receives, err := api.NodeReceives(n); err == nil {
+		for name := range receives {
+			node.Receives = append(node.Receives, name)
+		}
+		slices.Sort(node.Receives)
+	}
+	var u fabric.Underlay
+	if err := json.Unmarshal([]byte(n.Annotations[api.UnderlayAnnotation]), &u); err == nil {
+		node.MTU = u.MTU
+	}
+	if lease == nil || lease.Spec.RenewTime == nil || lease.Spec.LeaseDurationSeconds == nil {
+		node.Agent = "never seen"
+		return node, true
+	}
+	age := now.Sub(lease.Spec.RenewTime.Time)
+	if age > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second {
+		node.Agent = fmt.Sprintf("silent for %s", age.Round(time.Second))
+		return node, true
+	}
+	return node, false
+}
+
+func troublesOf(n *corev1.Node, node nodeStatus, silent bool) []nodeTrouble {
+	var out []nodeTrouble
+	add := func(code health.Code, detail string) {
+		d, _ := health.Lookup(code)
+		out = append(out, nodeTrouble{Node: n.Name, Code: string(code), Detail: detail, Remedy: d.Remedy})
+	}
+	if silent {
+		add(health.AgentSilent, node.Agent)
+	}
+	for _, c := range n.Status.Conditions {
+		code, ours := strings.CutPrefix(string(c.Type), api.ConditionPrefix)
+		if ours && c.Status == corev1.ConditionTrue {
+			add(health.Code(code), c.Message)
+		}
+	}
+	return out
+}
+
+func printStatus(w io.Writer, s *clusterStatus) {
+	t := table{columns: []string{"NODE", "ADDRESSES", "AGENT", "RECEIVES", "PODS", "BLOCKS", "MTU"}}
+	for _, n := range s.Nodes {
+		t.add(n.Name, strings.Join(n.Address, ","), n.Agent, strings.Join(n.Receives, ","), fmt.Sprint(n.Pods),
+			orNone(strings.Join(n.Blocks, ",")), fmt.Sprint(n.MTU))
+	}
+	t.print(w)
+	fmt.Fprintf(w, "\nfabric    %s, in this order\n", strings.Join(s.Preference, ", "))
+	fmt.Fprintf(w, "objects   %d namespaces, %d pods, %d services, %d network policies\n", s.Counts[api.NamespaceKind.Plural],
+		s.Counts[api.WorkloadEndpointKind.Plural], s.Counts[api.ServiceKind.Plural], s.Counts[api.NetworkPolicyKind.Plural])
+	if len(s.Conditions) == 0 {
+		fmt.Fprintln(w, "health    nothing is wrong")
+		return
+	}
+	fmt.Fprintln(w)
+	for _, c := range s.Conditions {
+		fmt.Fprintf(w, "%s  %s\n", c.Code, c.Node)
+		for line := range strings.Lines(c.Detail) {
+			fmt.Fprintf(w, "    %s\n", strings.TrimRight(line, "\n"))
+		}
+		fmt.Fprintf(w, "    → %s\n", c.Remedy)
+	}
+}

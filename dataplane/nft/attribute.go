@@ -1,0 +1,88 @@
+package nft
+
+import (
+	"encoding/binary"
+	"iter"
+
+	"golang.org/x/sys/unix"
+)
+
+// attributes is a list of netlink attributes (type, length, value) as it goes
+// over the wire. nf_tables has its numbers in network byte order.
+type attributes []byte
+
+func (a attributes) bytes(kind uint16, value []byte) attributes {
+	a = binary.NativeEndian.AppendUint16(a, uint16(4+len(value)))
+	a = binary.NativeEndian.AppendUint16(a, kind)
+	a = append(a, value...)
+	for len(a)%4 != 0 {
+		a = append(a, 0)
+	}
+	return a
+}
+
+func (a attributes) text(kind uint16, s string) attributes {
+	return a.bytes(kind, append([]byte(s), 0))
+}
+
+func (a attributes) u32(kind uint16, v uint32) attributes {
+	return a.bytes(kind, binary.BigEndian.AppendUint32(nil, v))
+}
+
+func (a attributes) u64(kind uint16, v uint64) attributes {
+	return a.bytes(kind, binary.BigEndian.AppendUint64(nil, v))
+}
+
+func (a attributes) nest(kind uint16, inner attributes) attributes {
+	return a.bytes(kind|unix.NLA_F_NESTED, inner)
+}
+
+// all iterates over the attributes' types, without flags, and values. It ends
+// where the list is cut short.
+func (a attributes) all() iter.Seq2[uint16, attributes] {
+	return func(yield func(uint16, attributes) bool) {
+		for b := a; len(b) >= 4; {
+			size := int(binary.NativeEndian.Uint16(b))
+			if size < 4 || size > len(b) {
+				return
+			}
+			if !yield(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[4:size]) {
+				return
+			}
+			b = b[min((size+3)&^3, len(b)):]
+		}
+	}
+}
+
+// get returns the first attribute of a type, nil if there is none.
+func (a attributes) get(kind uint16) attributes {
+	for k, v := range a.all() {
+		if k == kind {
+			return v
+		}
+	}
+	return nil
+}
+
+// asText is an attribute's value without the NUL at its end.
+func (a attributes) asText() string {
+	if n := len(a); n > 0 && a[n-1] == 0 {
+		a = a[:n-1]
+	}
+	return string(a)
+}
+
+// asU32 is 0 for an attribute that is not there.
+func (a attributes) asU32() uint32 {
+	if len(a) != 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(a)
+}
+
+func (a attributes) asU64() uint64 {
+	if len(a) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(a)
+}

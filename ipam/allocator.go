@@ -1,0 +1,428 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/store"
+)
+
+// Errors that a caller branches on; see also ErrExhausted.
+var (
+	// ErrExists: the interface has its addresses already.
+	ErrExists = errors.New("has addresses already")
+	// ErrAddress: an address that was asked for can't be given.
+	ErrAddress = errors.New("the address can't be given")
+	// ErrNoPool: no enabled pool selects the node.
+	ErrNoPool = errors.New("no enabled pool selects the node")
+	// ErrNotReconciled: Reconcile was not called yet.
+	ErrNotReconciled = errors.New("addresses are not yet compared with the kernel")
+)
+
+// claimTimeout bounds what an attachment waits for the store when the node's
+// blocks are full.
+const claimTimeout = 5 * time.Second
+
+// ID names a pod interface.
+type ID struct {
+	ContainerID string
+	IfName      string
+}
+
+// String is "container/interface".
+func (id ID) String() string { return id.ContainerID + "/" + id.IfName }
+
+func (id ID) key() []byte { return []byte(id.ContainerID + "\x00" + id.IfName) }
+
+// Request asks for addresses for one pod interface, one of each family for
+// which an enabled pool selects the node.
+type Request struct {
+	ID
+	Namespace, Pod string
+	HostInterface  string // the host end's name
+	NetNS          string // path of the pod's network namespace
+	// Want holds addresses that are wanted, at most one of a family.
+	Want []netip.Addr
+	// Extra is kept with the allocation for the caller.
+	Extra []byte
+}
+
+// Allocation is what one pod interface has. Those that an Allocator returns
+// are shared and must not be changed.
+type Allocation struct {
+	ID
+	Namespace     string       `json:",omitempty"`
+	Pod           string       `json:",omitempty"`
+	HostInterface string       `json:",omitempty"`
+	NetNS         string       `json:",omitempty"`
+	Addresses     []netip.Addr // IPv4 first
+	Extra         []byte       `json:",omitempty"`
+}
+
+// Options are the settings of an Allocator.
+type Options struct {
+	Store store.Store
+	// Ahead is the number of free addresses of a family below which
+	// PrepareAhead claims another block. Default 8.
+	Ahead int
+	Log   *slog.Logger
+	// BootID names the current boot. Default: the kernel's.
+	BootID string
+}
+
+// Allocator gives out the addresses of one node. All methods may be called
+// concurrently.
+type Allocator struct {
+	claimer   Claimer
+	ahead     int
+	log       *slog.Logger
+	recovered string
+	claiming  chan struct{} // holds one token while a block is claimed or confirmed
+	low       chan struct{} // wakes PrepareAhead
+
+	mu          sync.Mutex
+	journal     *journal
+	pools       []Pool // by name
+	labels      map[string]string
+	selected    []Pool // enabled, and select the node
+	blocks      []*block
+	allocations map[ID]*Allocation
+	users       map[netip.Addr]ID
+	inQueue     map[netip.Addr]bool // freed
+	number      uint64              // of the address that was freed last
+	reconciled  bool
+	claimErr    map[int]error // of a family: how the last claim went
+}
+
+// Open opens the journal at path, or makes one. A corrupt journal is moved
+// aside (see Recovered). Nothing is given out before Reconcile was called.
+func Open(path, node string, o Options) (*Allocator, error) {
+	if o.BootID == "" {
+		o.BootID = bootID()
+	}
+	if o.Ahead == 0 {
+		o.Ahead = 8
+	}
+	a := &Allocator{
+		claimer: Claimer{Store: o.Store, Node: node}, ahead: o.Ahead, log: o.Log,
+		claiming: make(chan struct{}, 1), low: make(chan struct{}, 1),
+		allocations: map[ID]*Allocation{}, users: map[netip.Addr]ID{}, inQueue: map[netip.Addr]bool{},
+		claimErr: map[int]error{},
+	}
+	c, err := readJournal(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, errCorrupt):
+		aside, moveErr := moveAside(path)
+		if moveErr != nil {
+			return nil, moveErr
+		}
+		a.recovered = aside
+		a.log.Warn("address journal is corrupt: rebuilding it from the kernel and the store", "kept", aside, "err", err)
+	case err != nil:
+		return nil, err
+	}
+	a.load(c, o.BootID)
+	c.boot = o.BootID
+	a.journal, err = createJournal(path, c)
+	return a, err
+}
+
+func (a *Allocator) load(c contents, boot string) {
+	for _, prefix := range c.blocks {
+		a.addBlock(prefix, c.boot == boot)
+	}
+	for _, al := range c.allocations {
+		a.insert(&al)
+	}
+	for _, f := range c.freed {
+		a.number = max(a.number, f.number)
+		if b := a.blockOf(f.address); b != nil {
+			b.freed = append(b.freed, f)
+			a.inQueue[f.address] = true
+		}
+	}
+}
+
+// Recovered is the path to which a corrupt journal was moved when this
+// Allocator was opened; empty if there was none.
+func (a *Allocator) Recovered() string { return a.recovered }
+
+// Close closes the journal. The Allocator can't be used afterwards.
+func (a *Allocator) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.journal.close()
+}
+
+// SetPools says which pools there are. A pool that can't be used is left out;
+// the error tells of all such.
+func (a *Allocator) SetPools(pools []*api.IPPool) error {
+	var parsed []Pool
+	var errs []error
+	for _, p := range pools {
+		pool, err := ParsePool(p)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		parsed = append(parsed, pool)
+	}
+	slices.SortFunc(parsed, func(x, y Pool) int { return strings.Compare(x.Name, y.Name) })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.pools = parsed
+	a.selectPools()
+	return errors.Join(errs...)
+}
+
+// SetNode says which labels the node has.
+func (a *Allocator) SetNode(labels map[string]string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.labels = labels
+	a.selectPools()
+}
+
+func (a *Allocator) selectPools() {
+	a.selected = nil
+	for _, p := range a.pools {
+		if !p.Disabled && p.Nodes.Matches(a.labels) {
+			a.selected = append(a.selected, p)
+		}
+	}
+	for _, b := range a.blocks {
+		a.setPool(b)
+	}
+	a.wake()
+}
+
+// setPool finds the pool of a block.
+func (a *Allocator) setPool(b *block) {
+	b.pool, b.reserved, b.next = nil, 0, 0 // what is reserved may differ: look again
+	for i, p := range a.selected {
+		if b.prefix.Bits() < p.Prefix.Bits() || !p.Prefix.Contains(b.prefix.Addr()) {
+			continue
+		}
+		b.pool = &a.selected[i]
+		first, last := b.prefix.Addr(), add(b.prefix.Addr(), size(b.prefix)-1)
+		for _, edge := range slices.Compact([]netip.Addr{first, last}) {
+			if p.Reserved(edge) {
+				b.reserved++
+			}
+		}
+		return
+	}
+}
+
+// Allocate gives a pod interface its addresses, all or none. It asks the store
+// only when the node's blocks have no room: then it claims another block, in
+// bounded time. ErrExists if the interface has addresses, ErrExhausted if the
+// pools have none left, ErrAddress if a wanted one can't be had.
+func (a *Allocator) Allocate(ctx context.Context, req Request) (Allocation, error) {
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	for {
+		al, missing, err := a.tryAllocate(req)
+		if err != nil || missing == nil {
+			return al, err
+		}
+		stillMissing := func() bool {
+			_, missing, err := a.choose(req.Want)
+			return err == nil && missing != nil
+		}
+		if err := a.claim(ctx, *missing, stillMissing); err != nil {
+			return Allocation{}, err
+		}
+	}
+}
+
+// tryAllocate allocates from the blocks that the node has; it returns what is
+// missing if they don't suffice.
+func (a *Allocator) tryAllocate(req Request) (Allocation, *shortage, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.reconciled {
+		return Allocation{}, nil, fmt.Errorf("%w: try again when the agent has started", ErrNotReconciled)
+	}
+	if _, ok := a.allocations[req.ID]; ok {
+		return Allocation{}, nil, fmt.Errorf("%s of container %s %w: delete it first", req.IfName, req.ContainerID, ErrExists)
+	}
+	addresses, missing, err := a.choose(req.Want)
+	if err != nil || missing != nil {
+		return Allocation{}, missing, err
+	}
+	al := &Allocation{
+		ID: req.ID, Namespace: req.Namespace, Pod: req.Pod,
+		HostInterface: req.HostInterface, NetNS: req.NetNS, Addresses: addresses, Extra: req.Extra,
+	}
+	if err := a.journal.apply(change{put: []Allocation{*al}, unfreed: a.queued(addresses)}); err != nil {
+		return Allocation{}, nil, err
+	}
+	a.insert(al)
+	a.wake()
+	return *al, nil, nil
+}
+
+// Ready says why the next Allocate would fail, as far as is known without
+// asking the store; nil if it would not.
+func (a *Allocator) Ready() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.reconciled {
+		return ErrNotReconciled
+	}
+	_, missing, err := a.choose(nil)
+	if missing != nil {
+		err = a.claimErr[missing.family]
+	}
+	return err
+}
+
+// Release frees what a pod interface has and returns it; false if it has
+// nothing, which is no error.
+func (a *Allocator) Release(id ID) (Allocation, bool, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	al, ok := a.allocations[id]
+	if !ok {
+		return Allocation{}, false, nil
+	}
+	if err := a.free(al); err != nil {
+		return Allocation{}, false, err
+	}
+	return *al, true, nil
+}
+
+// Get returns what a pod interface has; false if it has nothing.
+func (a *Allocator) Get(id ID) (Allocation, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	al, ok := a.allocations[id]
+	if !ok {
+		return Allocation{}, false
+	}
+	return *al, true
+}
+
+// List returns all allocations, ordered by ID.
+func (a *Allocator) List() []Allocation {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	list := make([]Allocation, 0, len(a.allocations))
+	for _, al := range a.allocations {
+		list = append(list, *al)
+	}
+	slices.SortFunc(list, func(x, y Allocation) int {
+		return strings.Compare(string(x.ID.key()), string(y.ID.key()))
+	})
+	return list
+}
+
+// Block is one of the node's blocks, for people to look at.
+type Block struct {
+	Prefix netip.Prefix
+	Pool   string // empty: no new addresses come from it
+	Used   int
+	Free   int
+}
+
+// Blocks returns the node's blocks, ordered by prefix.
+func (a *Allocator) Blocks() []Block {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make([]Block, 0, len(a.blocks))
+	for _, b := range a.blocks {
+		view := Block{Prefix: b.prefix, Used: b.used}
+		if b.usable() {
+			view.Pool, view.Free = b.pool.Name, b.free()
+		}
+		out = append(out, view)
+	}
+	return out
+}
+
+// free takes an allocation out of journal and memory.
+func (a *Allocator) free(als ...*Allocation) error {
+	var c change
+	number := a.number
+	for _, al := range als {
+		c.drop = append(c.drop, al.ID)
+		for _, addr := range al.Addresses {
+			if a.blockOf(addr) != nil {
+				number++
+				c.freed = append(c.freed, freed{number, addr})
+			}
+		}
+	}
+	if err := a.journal.apply(c); err != nil {
+		return err
+	}
+	a.number = number
+	for _, al := range als {
+		delete(a.allocations, al.ID)
+		for _, addr := range al.Addresses {
+			delete(a.users, addr)
+		}
+	}
+	for _, f := range c.freed {
+		a.blockOf(f.address).give(f)
+		a.inQueue[f.address] = true
+	}
+	return nil
+}
+
+// insert puts an allocation that is in the journal into memory.
+func (a *Allocator) insert(al *Allocation) {
+	a.allocations[al.ID] = al
+	for _, addr := range al.Addresses {
+		a.users[addr] = al.ID
+		delete(a.inQueue, addr)
+		if b := a.blockOf(addr); b != nil {
+			b.take(addr)
+		}
+	}
+}
+
+// queued returns the numbers under which addresses are in the queue of freed
+// ones.
+func (a *Allocator) queued(addresses []netip.Addr) []uint64 {
+	var numbers []uint64
+	for _, addr := range addresses {
+		if !a.inQueue[addr] {
+			continue
+		}
+		for _, f := range a.blockOf(addr).freed {
+			if f.address == addr {
+				numbers = append(numbers, f.number)
+			}
+		}
+	}
+	return numbers
+}
+
+// blockOf is the node's block that contains the address, or nil.
+func (a *Allocator) blockOf(addr netip.Addr) *block {
+	for _, b := range a.blocks {
+		if b.prefix.Contains(addr) {
+			return b
+		}
+	}
+	return nil
+}
+
+func (a *Allocator) wake() {
+	select {
+	case a.low <- struct{}{}:
+	default:
+	}
+}

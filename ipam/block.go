@@ -1,0 +1,70 @@
+package ipam
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// block is one of the node's blocks with the addresses that are free in it.
+type block struct {
+	prefix netip.Prefix
+	// confirmed says that the store knows the block as ours. Blocks of a
+	// journal that was written before the last boot are not, at first: while
+	// the machine was down somebody may have given them to another node.
+	confirmed bool
+	// pool is where new addresses come from; nil while no enabled pool that
+	// selects the node contains the block.
+	pool *Pool
+
+	used     int
+	reserved int
+	next     uint64  // no ordinal below is free and never used
+	freed    []freed // oldest first
+}
+
+// usable says whether new addresses may come from the block.
+func (b *block) usable() bool { return b.confirmed && b.pool != nil }
+
+// free is the number of addresses that can still be given out.
+func (b *block) free() int { return int(size(b.prefix)) - b.used - b.reserved }
+
+// fresh finds an address that was never used since the block was claimed. It
+// only looks; taken says which addresses are used or were freed.
+func (b *block) fresh(taken func(netip.Addr) bool) (netip.Addr, bool) {
+	for ; b.next < size(b.prefix); b.next++ {
+		a := add(b.prefix.Addr(), b.next)
+		if !taken(a) && !b.pool.Reserved(a) {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// oldest finds the address that was freed first.
+func (b *block) oldest() (freed, bool) {
+	for _, f := range b.freed {
+		if !b.pool.Reserved(f.address) {
+			return f, true
+		}
+	}
+	return freed{}, false
+}
+
+// take marks an address as used and returns its number in the queue of freed
+// ones, if it was there.
+func (b *block) take(a netip.Addr) (number uint64, wasFreed bool) {
+	b.used++
+	i := slices.IndexFunc(b.freed, func(f freed) bool { return f.address == a })
+	if i < 0 {
+		return 0, false
+	}
+	number = b.freed[i].number
+	b.freed = slices.Delete(b.freed, i, i+1)
+	return number, true
+}
+
+// give puts a used address at the end of the queue.
+func (b *block) give(f freed) {
+	b.used--
+	b.freed = append(b.freed, f)
+}

@@ -1,0 +1,264 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// shortage is what is missing for an allocation: a block of a family, or a
+// certain block.
+type shortage struct {
+	family int
+	block  netip.Prefix // zero: any of the family
+}
+
+// choose picks one address of each family, without taking it.
+func (a *Allocator) choose(want []netip.Addr) ([]netip.Addr, *shortage, error) {
+	wanted := map[int]netip.Addr{}
+	for _, w := range want {
+		if other, ok := wanted[family(w)]; ok {
+			return nil, nil, fmt.Errorf("%w: %s and %s are of one family, a pod gets one address of each", ErrAddress, other, w)
+		}
+		wanted[family(w)] = w
+	}
+	var out []netip.Addr
+	for _, f := range []int{4, 6} {
+		w, isWanted := wanted[f]
+		var addr netip.Addr
+		var missing *shortage
+		var err error
+		switch {
+		case isWanted:
+			addr, missing, err = a.chooseWanted(w)
+		case a.hasPool(f):
+			addr, missing = a.chooseAny(f)
+		default:
+			continue
+		}
+		if err != nil || missing != nil {
+			return nil, missing, err
+		}
+		out = append(out, addr)
+	}
+	if out == nil {
+		return nil, nil, fmt.Errorf("%w: add a pool, or change a pool's nodeSelector or disabled, for %s", ErrNoPool, a.claimer.Node)
+	}
+	return out, nil, nil
+}
+
+// chooseAny prefers addresses that were never used, then the one that was
+// freed first: what still knows an address should have time to forget it.
+func (a *Allocator) chooseAny(f int) (netip.Addr, *shortage) {
+	taken := func(addr netip.Addr) bool {
+		_, used := a.users[addr]
+		return used || a.inQueue[addr]
+	}
+	var oldest freed
+	for _, b := range a.blocks {
+		if !b.usable() || family(b.prefix.Addr()) != f {
+			continue
+		}
+		if addr, ok := b.fresh(taken); ok {
+			return addr, nil
+		}
+		if o, ok := b.oldest(); ok && (!oldest.address.IsValid() || o.number < oldest.number) {
+			oldest = o
+		}
+	}
+	if oldest.address.IsValid() {
+		return oldest.address, nil
+	}
+	return netip.Addr{}, &shortage{family: f}
+}
+
+func (a *Allocator) chooseWanted(w netip.Addr) (netip.Addr, *shortage, error) {
+	i := slices.IndexFunc(a.selected, func(p Pool) bool { return p.Prefix.Contains(w) })
+	if i < 0 {
+		return w, nil, fmt.Errorf("%w: %s is in no enabled pool that selects %s", ErrAddress, w, a.claimer.Node)
+	}
+	if a.selected[i].Reserved(w) {
+		return w, nil, fmt.Errorf("%w: %s is the first or last address of pool %s", ErrAddress, w, a.selected[i].Prefix)
+	}
+	if id, used := a.users[w]; used {
+		return w, nil, fmt.Errorf("%w: %s is in use by %s", ErrAddress, w, a.describe(id))
+	}
+	if b := a.blockOf(w); b == nil {
+		return w, &shortage{family(w), a.selected[i].BlockOf(w)}, nil
+	} else if !b.usable() {
+		return w, nil, fmt.Errorf("%w: the store has not yet confirmed block %s of %s", ErrAddress, b.prefix, w)
+	}
+	return w, nil, nil
+}
+
+// describe says whose an allocation is.
+func (a *Allocator) describe(id ID) string {
+	if al := a.allocations[id]; al.Pod != "" {
+		return "pod " + al.Namespace + "/" + al.Pod
+	} else if al.ContainerID == "" {
+		return "interface " + al.HostInterface
+	}
+	return "container " + id.ContainerID
+}
+
+func (a *Allocator) hasPool(f int) bool {
+	return slices.ContainsFunc(a.selected, func(p Pool) bool { return family(p.Prefix.Addr()) == f })
+}
+
+// claim claims one block, if it is still missing when its turn comes.
+func (a *Allocator) claim(ctx context.Context, s shortage, stillMissing func() bool) error {
+	if err := a.beginClaim(ctx); err != nil {
+		return err
+	}
+	defer a.endClaim()
+	a.mu.Lock()
+	missing := stillMissing()
+	pools := slices.DeleteFunc(slices.Clone(a.selected), func(p Pool) bool { return family(p.Prefix.Addr()) != s.family })
+	have := map[netip.Prefix]bool{}
+	for _, b := range a.blocks {
+		have[b.prefix] = b.confirmed
+	}
+	a.mu.Unlock()
+	if !missing {
+		return nil
+	}
+	prefix := s.block
+	var err error
+	if prefix.IsValid() {
+		err = a.claimer.ClaimBlock(ctx, prefix)
+	} else {
+		prefix, err = a.claimer.Claim(ctx, pools, func(p netip.Prefix) bool { return have[p] })
+		a.mu.Lock()
+		a.claimErr[s.family] = err
+		a.mu.Unlock()
+	}
+	switch {
+	case errors.Is(err, ErrExhausted) || errors.Is(err, ErrAddress):
+		return err
+	case err != nil:
+		return fmt.Errorf("the blocks of %s are full, and no other can be claimed: %w", a.claimer.Node, err)
+	}
+	return a.own(prefix)
+}
+
+// own writes down that blocks are the node's.
+func (a *Allocator) own(prefixes ...netip.Prefix) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var fresh []netip.Prefix
+	for _, p := range prefixes {
+		if !slices.ContainsFunc(a.blocks, func(b *block) bool { return b.prefix == p }) {
+			fresh = append(fresh, p)
+		}
+	}
+	if len(fresh) > 0 {
+		if err := a.journal.apply(change{newBlocks: fresh}); err != nil {
+			return err
+		}
+	}
+	for _, p := range prefixes {
+		a.addBlock(p, true)
+	}
+	return nil
+}
+
+// beginClaim waits until nobody else changes which blocks the node has.
+func (a *Allocator) beginClaim(ctx context.Context) error {
+	select {
+	case a.claiming <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the blocks of %s are full, and claiming another takes too long: %w", a.claimer.Node, ctx.Err())
+	}
+}
+
+func (a *Allocator) endClaim() { <-a.claiming }
+
+// addBlock adds a block that is in the journal, or confirms it.
+func (a *Allocator) addBlock(prefix netip.Prefix, confirmed bool) {
+	for _, b := range a.blocks {
+		if b.prefix == prefix {
+			b.confirmed = b.confirmed || confirmed
+			return
+		}
+	}
+	b := &block{prefix: prefix, confirmed: confirmed}
+	for addr := range a.users {
+		if prefix.Contains(addr) {
+			b.used++
+		}
+	}
+	a.setPool(b)
+	a.blocks = append(a.blocks, b)
+	slices.SortFunc(a.blocks, func(x, y *block) int { return x.prefix.Compare(y.prefix) })
+}
+
+// retryClaim is how long PrepareAhead waits after a claim failed.
+const retryClaim = 5 * time.Second
+
+// PrepareAhead claims a block whenever few free addresses are left, so that
+// Allocate need not, until ctx ends.
+func (a *Allocator) PrepareAhead(ctx context.Context) {
+	failing := false
+	for {
+		err := a.prepare(ctx)
+		if err != nil && !failing && ctx.Err() == nil {
+			a.log.Warn("can't claim a block ahead of need", "err", err)
+		}
+		failing = err != nil
+		if failing && !sleep(ctx, retryClaim) {
+			return
+		}
+		if failing && !errors.Is(err, ErrExhausted) {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.low:
+		}
+	}
+}
+
+// prepare claims a block of each family that has few free addresses.
+func (a *Allocator) prepare(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	var errs []error
+	for _, f := range []int{4, 6} {
+		isLow := func() bool { return a.reconciled && a.hasPool(f) && a.freeOf(f) < a.ahead }
+		a.mu.Lock()
+		low := isLow()
+		a.mu.Unlock()
+		if low {
+			errs = append(errs, a.claim(ctx, shortage{family: f}, isLow))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sleep waits; false if ctx ended before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// freeOf is the number of free addresses of a family.
+func (a *Allocator) freeOf(f int) int {
+	n := 0
+	for _, b := range a.blocks {
+		if b.usable() && family(b.prefix.Addr()) == f {
+			n += b.free()
+		}
+	}
+	return n
+}

@@ -1,0 +1,303 @@
+package ipam
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// journal is the allocator's state on disk: memory is what counts while the
+// process lives, the journal is what the next process starts from.
+//
+// Commits are not synced. When the process dies, what it wrote is in the page
+// cache and nothing is lost. When the machine dies, the pods died with it, and
+// Reconcile with a kernel that has no pod interfaces frees everything; the
+// blocks, which outlive a reboot, are synced, and confirmed in the store after
+// each boot. A sync per pod would cost some milliseconds and protect nothing.
+type journal struct{ db *bbolt.DB }
+
+// contents is everything that stands in a journal.
+type contents struct {
+	boot        string // the boot during which it was written
+	blocks      []netip.Prefix
+	allocations []Allocation
+	freed       []freed // oldest first
+}
+
+// freed is an address that was given back. Numbers grow with time.
+type freed struct {
+	number  uint64
+	address netip.Addr
+}
+
+// change is one transaction.
+type change struct {
+	put       []Allocation
+	drop      []ID
+	freed     []freed
+	unfreed   []uint64
+	newBlocks []netip.Prefix
+	oldBlocks []netip.Prefix
+}
+
+var (
+	bucketMeta        = []byte("meta")
+	bucketBlocks      = []byte("blocks")
+	bucketAllocations = []byte("allocations")
+	bucketFreed       = []byte("freed")
+	buckets           = [][]byte{bucketMeta, bucketBlocks, bucketAllocations, bucketFreed}
+
+	keyFormat = []byte("format")
+	keyBoot   = []byte("boot")
+
+	format = []byte("1")
+)
+
+// errCorrupt is for journals that can't be trusted.
+var errCorrupt = errors.New("journal is corrupt")
+
+// lockTimeout is how long to wait for a previous process that still holds the
+// journal.
+const lockTimeout = 2 * time.Second
+
+// readJournal reads a whole journal. The database is opened for reading only
+// and every record has a checksum, since a damaged database may show as
+// anything: an error, a panic, a fault on a page behind the file's end, or
+// wrong values. Opening for writing would also look for free pages in a
+// goroutine of its own, where a panic can't be caught.
+func readJournal(path string) (c contents, err error) {
+	if _, err := os.Stat(path); err != nil {
+		return c, err
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			c, err = contents{}, fmt.Errorf("%w: %v", errCorrupt, r)
+		}
+	}()
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockTimeout})
+	var system *os.PathError
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return c, fmt.Errorf("journal %s is in use by another process: stop the other agent", path)
+	case errors.As(err, &system):
+		return c, fmt.Errorf("open journal: %w", err)
+	case err != nil:
+		return c, fmt.Errorf("%w: %w", errCorrupt, err)
+	}
+	defer db.Close()
+	if err := db.View(c.read); err != nil {
+		return contents{}, fmt.Errorf("%w: %w", errCorrupt, err)
+	}
+	return c, nil
+}
+
+func (c *contents) read(tx *bbolt.Tx) error {
+	for _, name := range buckets {
+		b := tx.Bucket(name)
+		if b == nil {
+			return fmt.Errorf("no bucket %s", name)
+		}
+		err := b.ForEach(func(k, v []byte) error {
+			value, err := unseal(k, v)
+			if err != nil {
+				return fmt.Errorf("bucket %s: %w", name, err)
+			}
+			return c.add(string(name), k, value)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *contents) add(bucket string, k, value []byte) error {
+	switch bucket {
+	case string(bucketMeta):
+		switch {
+		case string(k) == string(keyBoot):
+			c.boot = string(value)
+		case string(k) == string(keyFormat) && string(value) != string(format):
+			return fmt.Errorf("format %q is not known", value)
+		}
+	case string(bucketBlocks):
+		block, err := netip.ParsePrefix(string(k))
+		if err != nil {
+			return err
+		}
+		c.blocks = append(c.blocks, block)
+	case string(bucketAllocations):
+		var a Allocation
+		if err := json.Unmarshal(value, &a); err != nil {
+			return err
+		}
+		c.allocations = append(c.allocations, a)
+	case string(bucketFreed):
+		addr, ok := netip.AddrFromSlice(value)
+		if !ok || len(k) != 8 {
+			return errors.New("a freed address has the wrong length")
+		}
+		c.freed = append(c.freed, freed{binary.BigEndian.Uint64(k), addr})
+	}
+	return nil
+}
+
+// createJournal writes a new journal and puts it in the place of the old one.
+// Every process starts with a fresh file: it is small, and damage that was not
+// noticed when reading (in the list of free pages, say) is left behind.
+func createJournal(path string, c contents) (*journal, error) {
+	fresh := path + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("create journal: %w", err)
+	}
+	db, err := bbolt.Open(fresh, 0o600, &bbolt.Options{NoSync: true, NoFreelistSync: true, Timeout: lockTimeout})
+	if err != nil {
+		return nil, fmt.Errorf("create journal: %w", err)
+	}
+	j := &journal{db: db}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range buckets {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		meta := tx.Bucket(bucketMeta)
+		return errors.Join(
+			meta.Put(keyFormat, seal(keyFormat, format)),
+			meta.Put(keyBoot, seal(keyBoot, []byte(c.boot))),
+			(change{put: c.allocations, freed: c.freed, newBlocks: c.blocks}).write(tx))
+	})
+	if err == nil {
+		err = db.Sync()
+	}
+	if err == nil {
+		err = os.Rename(fresh, path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("create journal: %w", err), db.Close())
+	}
+	return j, nil
+}
+
+// apply makes one change, all of it or nothing. Changes of blocks are synced.
+func (j *journal) apply(c change) error {
+	if err := j.db.Update(c.write); err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	if len(c.newBlocks)+len(c.oldBlocks) > 0 {
+		if err := j.db.Sync(); err != nil {
+			return fmt.Errorf("sync journal: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c change) write(tx *bbolt.Tx) error {
+	allocations, blocks, free := tx.Bucket(bucketAllocations), tx.Bucket(bucketBlocks), tx.Bucket(bucketFreed)
+	for _, a := range c.put {
+		value, err := json.Marshal(a)
+		if err != nil {
+			return err
+		}
+		if err := put(allocations, a.ID.key(), value); err != nil {
+			return err
+		}
+	}
+	for _, id := range c.drop {
+		if err := allocations.Delete(id.key()); err != nil {
+			return err
+		}
+	}
+	for _, f := range c.freed {
+		if err := put(free, binary.BigEndian.AppendUint64(nil, f.number), f.address.AsSlice()); err != nil {
+			return err
+		}
+	}
+	for _, n := range c.unfreed {
+		if err := free.Delete(binary.BigEndian.AppendUint64(nil, n)); err != nil {
+			return err
+		}
+	}
+	for _, b := range c.newBlocks {
+		if err := put(blocks, []byte(b.String()), nil); err != nil {
+			return err
+		}
+	}
+	for _, b := range c.oldBlocks {
+		if err := blocks.Delete([]byte(b.String())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j *journal) close() error { return j.db.Close() }
+
+// moveAside renames a journal that can't be read, to path.corrupt-1 or the next
+// number that is free.
+func moveAside(path string) (string, error) {
+	for n := 1; ; n++ {
+		aside := fmt.Sprintf("%s.corrupt-%d", path, n)
+		if _, err := os.Lstat(aside); err == nil {
+			continue
+		}
+		if err := os.Rename(path, aside); err != nil {
+			return "", fmt.Errorf("move the corrupt journal aside: %w", err)
+		}
+		return aside, nil
+	}
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func put(b *bbolt.Bucket, key, value []byte) error { return b.Put(key, seal(key, value)) }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func seal(key, value []byte) []byte {
+	sum := crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
+	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(value)), sum), value...)
+}
+
+func unseal(key, sealed []byte) ([]byte, error) {
+	if len(sealed) < 4 {
+		return nil, errors.New("a record is too short")
+	}
+	value := sealed[4:]
+	if crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value) != binary.BigEndian.Uint32(sealed) {
+		return nil, errors.New("a record's checksum is wrong")
+	}
+	return value, nil
+}
+
+// bootID names the kernel's current boot; empty where it can't be read, which
+// then is the same for every boot.
+func bootID() string {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}

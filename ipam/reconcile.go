@@ -1,0 +1,242 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Interface is a pod interface as the kernel has it.
+type Interface struct {
+	HostInterface string // the host end's name
+	// ID is empty if the kernel does not tell whose the interface is.
+	ID
+	Addresses []netip.Addr // to which routes lead out of the host end
+}
+
+// Report is what Reconcile did.
+type Report struct {
+	Freed   []Allocation // their interface is gone
+	Adopted []Allocation // their interface was not in the journal
+	// Conflicts are sentences on addresses that two interfaces have.
+	Conflicts []string
+}
+
+// Reconcile compares the journal with the pod interfaces that exist: what has
+// no interface is freed, addresses that are in use but not in the journal are
+// taken down. An adopted interface without an ID is kept under the ID with an
+// empty container and its host end's name as interface.
+//
+// It has to be called once before Allocate gives anything out. Later calls
+// must not run beside an attachment, whose interface may not be there yet.
+func (a *Allocator) Reconcile(live []Interface) (Report, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var r Report
+	if err := a.freeGone(live, &r); err != nil {
+		return r, err
+	}
+	if err := a.adopt(live, &r); err != nil {
+		return r, err
+	}
+	a.reconciled = true
+	a.wake()
+	return r, nil
+}
+
+func (a *Allocator) freeGone(live []Interface, r *Report) error {
+	names, ids := map[string]bool{}, map[ID]bool{}
+	for _, i := range live {
+		names[i.HostInterface], ids[i.ID] = true, true
+	}
+	var gone []*Allocation
+	for _, al := range a.allocations {
+		if !names[al.HostInterface] && !ids[al.ID] {
+			gone = append(gone, al)
+		}
+	}
+	// The order in which they are freed decides the order in which they are
+	// used again: make it the same each time.
+	slices.SortFunc(gone, func(x, y *Allocation) int { return slices.Compare(x.ID.key(), y.ID.key()) })
+	if err := a.free(gone...); err != nil {
+		return err
+	}
+	for _, al := range gone {
+		r.Freed = append(r.Freed, *al)
+	}
+	return nil
+}
+
+func (a *Allocator) adopt(live []Interface, r *Report) error {
+	byName := map[string]*Allocation{}
+	for _, al := range a.allocations {
+		byName[al.HostInterface] = al
+	}
+	for _, i := range live {
+		known := byName[i.HostInterface]
+		if known == nil {
+			known = a.allocations[i.ID]
+		}
+		var extra []netip.Addr
+		for _, addr := range i.Addresses {
+			if id, used := a.users[addr]; !used {
+				extra = append(extra, addr)
+			} else if known == nil || id != known.ID {
+				r.Conflicts = append(r.Conflicts, fmt.Sprintf("%s of interface %s is also the address of %s", addr, i.HostInterface, a.describe(id)))
+			}
+		}
+		if len(extra) == 0 {
+			continue
+		}
+		al := &Allocation{ID: i.ID, HostInterface: i.HostInterface}
+		if i.ContainerID == "" {
+			al.ID = ID{IfName: i.HostInterface}
+		}
+		if known != nil {
+			*al = *known
+		}
+		numbers := a.queued(extra)
+		al.Addresses = append(slices.Clone(al.Addresses), extra...)
+		if err := a.journal.apply(change{put: []Allocation{*al}, unfreed: numbers}); err != nil {
+			return err
+		}
+		// Only what is new may be counted.
+		a.insert(&Allocation{ID: al.ID, Addresses: extra})
+		a.allocations[al.ID] = al
+		byName[i.HostInterface] = al
+		r.Adopted = append(r.Adopted, *al)
+	}
+	return nil
+}
+
+// ConfirmBlocks compares the node's blocks with the store: blocks that the
+// store lacks are claimed again, blocks that only the store knows are adopted,
+// and blocks that are another node's by now are given up and returned. Pods
+// that have addresses in those keep them, but packets for them go elsewhere.
+//
+// Call it at every start as soon as the store answers: after a boot nothing is
+// given out from blocks that are not confirmed.
+func (a *Allocator) ConfirmBlocks(ctx context.Context) (lost []netip.Prefix, err error) {
+	if err := a.beginClaim(ctx); err != nil {
+		return nil, err
+	}
+	defer a.endClaim()
+	own, err := a.claimer.Own(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	var unknown []netip.Prefix
+	for _, b := range a.blocks {
+		if !slices.Contains(own, b.prefix) {
+			unknown = append(unknown, b.prefix)
+		}
+	}
+	a.mu.Unlock()
+	for _, prefix := range unknown {
+		switch err := a.claimer.ClaimBlock(ctx, prefix); {
+		case errors.Is(err, ErrAddress):
+			lost = append(lost, prefix)
+		case err != nil:
+			return nil, err
+		default:
+			own = append(own, prefix)
+		}
+	}
+	if err := a.own(own...); err != nil {
+		return nil, err
+	}
+	return lost, a.disown(lost)
+}
+
+// ReleaseEmpty gives back blocks without used addresses that are not needed:
+// no pool of the node contains them, or twice what PrepareAhead keeps is free
+// without them. It returns what it gave back.
+func (a *Allocator) ReleaseEmpty(ctx context.Context) ([]netip.Prefix, error) {
+	if err := a.beginClaim(ctx); err != nil {
+		return nil, err
+	}
+	defer a.endClaim()
+	// First the journal, then the store: after a crash between the two the
+	// store still says that the block is ours, and it is found again.
+	a.mu.Lock()
+	var empty []netip.Prefix
+	spare := map[int]int{4: a.freeOf(4), 6: a.freeOf(6)}
+	for _, b := range a.blocks {
+		f := family(b.prefix.Addr())
+		switch {
+		case b.used > 0 || !b.confirmed:
+		case b.pool == nil:
+			empty = append(empty, b.prefix)
+		case spare[f]-b.free() >= 2*a.ahead:
+			spare[f] -= b.free()
+			empty = append(empty, b.prefix)
+		}
+	}
+	a.mu.Unlock()
+	return a.release(ctx, empty)
+}
+
+func (a *Allocator) release(ctx context.Context, empty []netip.Prefix) (released []netip.Prefix, err error) {
+	for _, prefix := range empty {
+		dropped, err := a.disownEmpty(prefix)
+		if err != nil {
+			return released, err
+		}
+		if !dropped {
+			continue
+		}
+		if err := a.claimer.Release(ctx, prefix); err != nil {
+			return released, err
+		}
+		released = append(released, prefix)
+	}
+	return released, nil
+}
+
+// disownEmpty forgets a block if no address of it is used meanwhile.
+func (a *Allocator) disownEmpty(prefix netip.Prefix) (bool, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := slices.IndexFunc(a.blocks, func(b *block) bool { return b.prefix == prefix })
+	if i < 0 || a.blocks[i].used > 0 {
+		return false, nil
+	}
+	return true, a.forget([]netip.Prefix{prefix})
+}
+
+// disown forgets blocks; allocations in them stay.
+func (a *Allocator) disown(prefixes []netip.Prefix) error {
+	if len(prefixes) == 0 {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.forget(prefixes)
+}
+
+func (a *Allocator) forget(prefixes []netip.Prefix) error {
+	c := change{oldBlocks: prefixes}
+	isGone := func(b *block) bool { return slices.Contains(prefixes, b.prefix) }
+	for _, b := range a.blocks {
+		if isGone(b) {
+			for _, f := range b.freed {
+				c.unfreed = append(c.unfreed, f.number)
+			}
+		}
+	}
+	if err := a.journal.apply(c); err != nil {
+		return err
+	}
+	for _, b := range a.blocks {
+		if isGone(b) {
+			for _, f := range b.freed {
+				delete(a.inQueue, f.address)
+			}
+		}
+	}
+	a.blocks = slices.DeleteFunc(a.blocks, isGone)
+	return nil
+}

@@ -1,0 +1,113 @@
+package plan
+
+import (
+	"net/netip"
+
+	"go4.org/netipx"
+)
+
+// Sets that the base chains use. Names end with the family.
+const (
+	setPools       = "pool-cidrs"   // every pool's range
+	setNATOutgoing = "nat-outgoing" // the ranges of pools with natOutgoing
+	setNodes       = "nodes"        // every node's addresses
+)
+
+// Priorities of the kernel's own hooks (linux/netfilter_ipv4.h).
+const (
+	priorityDNAT   = -100
+	priorityFilter = 0
+	prioritySNAT   = 100
+)
+
+// families are the suffixes of per-family names and the fields of each.
+var families = []struct {
+	number   int
+	suffix   string
+	addr     Type
+	src, dst Field
+	// multicast is never masqueraded: receivers tell senders by address.
+	multicast netip.Prefix
+}{
+	{4, "4", IPv4Addr, SrcIP4, DstIP4, netip.MustParsePrefix("224.0.0.0/4")},
+	{6, "6", IPv6Addr, SrcIP6, DstIP6, netip.MustParsePrefix("ff00::/8")},
+}
+
+func suffix(a netip.Addr) string {
+	if a.Is4() {
+		return "4"
+	}
+	return "6"
+}
+
+// planBase asks for what every node has: the hooks, which hand over to the
+// chains of services and policy, and the masquerade of what leaves the cluster.
+func planBase(p *Plan) {
+	p.Sysctls.Set("net/ipv4/ip_forward", "1")
+
+	fromPod := Interface{InInterface, VethPrefix + "*"}
+	// Translation sees only the first packet of a connection.
+	p.Chains.Set("prerouting-nat", Chain{Hook: "prerouting", Type: "nat", Priority: priorityDNAT,
+		Rules: []Rule{R(Jump("services"))}})
+	p.Chains.Set("output-nat", Chain{Hook: "output", Type: "nat", Priority: priorityDNAT,
+		Rules: []Rule{R(Jump("services"))}})
+
+	// The mark that carries a client's remembered endpoint through translation
+	// is of no use after it.
+	clearMark := R(Jump("services-clear-mark"))
+	p.Chains.Set("prerouting", Chain{Hook: "prerouting", Type: "filter", Priority: priorityDNAT + 1, Rules: []Rule{clearMark}})
+
+	// A pod's policy decides by addresses, so a pod must not borrow another's.
+	spoofed := R(fromPod, SpoofedSource{}, Counter{}, Drop).WithComment("source is not the pod's own address")
+	p.Chains.Set("forward", Chain{Hook: "forward", Type: "filter", Priority: priorityFilter, Rules: []Rule{
+		R(CtState{"established", "related"}, Accept),
+		R(Jump("services-reject")),
+		spoofed,
+		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy of local pods"),
+		R(Dispatch{Concat{OutInterface}, "to-pod"}).WithComment("ingress policy of local pods"),
+	}})
+	p.Chains.Set("input", Chain{Hook: "input", Type: "filter", Priority: priorityFilter, Rules: []Rule{
+		R(CtState{"established", "related"}, Accept),
+		R(Jump("services-reject")),
+		spoofed,
+		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy holds for the pod's own node too"),
+	}})
+	// No policy in output: a node reaches its own pods, for probes.
+	p.Chains.Set("output", Chain{Hook: "output", Type: "filter", Priority: priorityFilter,
+		Rules: []Rule{R(Jump("services-reject")), clearMark}})
+
+	postrouting := []Rule{R(CtStatusDNAT{}, Jump("services-masquerade"))}
+	for _, f := range families {
+		for _, name := range []string{setPools, setNATOutgoing} {
+			p.Sets.Set(name+f.suffix, Set{Key: []Type{f.addr}, Interval: true})
+		}
+		p.Sets.Set(setNodes+f.suffix, Set{Key: []Type{f.addr}})
+		postrouting = append(postrouting, R(
+			InSet{Fields: Concat{f.src}, Set: setNATOutgoing + f.suffix},
+			InSet{Fields: Concat{f.dst}, Set: setPools + f.suffix, Not: true},
+			InSet{Fields: Concat{f.dst}, Set: setNodes + f.suffix, Not: true},
+			InPrefix{Field: f.dst, Prefix: f.multicast, Not: true},
+			Masquerade{},
+		).WithComment("natOutgoing: pods that leave the cluster"))
+	}
+	p.Chains.Set("postrouting", Chain{Hook: "postrouting", Type: "nat", Priority: prioritySNAT, Rules: postrouting})
+}
+
+// rangeElements are the elements of the per-family interval set for the union
+// of the prefixes; overlapping prefixes are merged, as intervals must not
+// overlap.
+func rangeElements(set string, prefixes []netip.Prefix) map[ElementKey]Element {
+	var b netipx.IPSetBuilder
+	for _, p := range prefixes {
+		b.AddPrefix(p)
+	}
+	out := map[ElementKey]Element{}
+	ipset, err := b.IPSet()
+	if err != nil {
+		return out // only invalid prefixes make an error, and there are none
+	}
+	for _, r := range ipset.Ranges() {
+		out[ElementKey{set + suffix(r.From()), KeyOf(r.From())}] = Element{End: KeyOf(r.To())}
+	}
+	return out
+}

@@ -1,0 +1,249 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/fabric"
+)
+
+// pool is what planning needs to know about an IPPool.
+type pool struct {
+	prefix      netip.Prefix
+	mode        api.EncapsulationMode
+	natOutgoing bool
+}
+
+// block is a claimed block.
+type block struct {
+	prefix netip.Prefix
+	node   string
+}
+
+// fabricPlanner plans what joins nodes: the tunnel device, and for each peer the
+// routes to its blocks. A peer is the unit: an event about one peer touches
+// nothing of the others.
+type fabricPlanner struct {
+	plan   *Plan
+	self   fabric.Self
+	config fabric.Config
+
+	pools    map[string]pool
+	blocks   map[string]block
+	byNode   map[string]map[string]struct{} // node → names of its blocks
+	peers    map[string]fabric.Peer         // self too: its addresses are a node's
+	problems map[string]string              // peer → why it can't be reached
+
+	dirty    map[string]struct{} // peers
+	allDirty bool
+
+	links      *units[string, string, Link]
+	routes     *units[string, netip.Prefix, Route]
+	neighbours *units[string, NeighbourKey, MAC]
+	fdb        *units[string, FDBKey, netip.Addr]
+	elements   *units[string, ElementKey, Element]
+	sysctls    *units[string, string, string]
+}
+
+func newFabricPlanner(p *Plan, node string) *fabricPlanner {
+	return &fabricPlanner{
+		plan: p, self: fabric.Self{Name: node}, config: fabric.ConfigFrom(nil),
+		pools: map[string]pool{}, blocks: map[string]block{}, byNode: map[string]map[string]struct{}{},
+		peers: map[string]fabric.Peer{}, problems: map[string]string{},
+		dirty: map[string]struct{}{}, allDirty: true,
+		links:      newUnits[string](p.Links),
+		routes:     newUnits[string](p.Routes),
+		neighbours: newUnits[string](p.Neighbours),
+		fdb:        newUnits[string](p.FDB),
+		elements:   newUnits[string](p.Elements),
+		sysctls:    newUnits[string](p.Sysctls),
+	}
+}
+
+func (f *fabricPlanner) setUnderlay(u fabric.Underlay) {
+	f.self.Underlay = u
+	f.allDirty = true
+}
+
+func (f *fabricPlanner) setConfig(c *api.FabricConfiguration) {
+	f.config = fabric.ConfigFrom(c)
+	f.allDirty = true
+}
+
+func (f *fabricPlanner) setPeer(p fabric.Peer) {
+	f.peers[p.Name] = p
+	f.dirty[p.Name] = struct{}{}
+	nodes := map[ElementKey]Element{}
+	for _, a := range p.Addrs {
+		nodes[ElementKey{setNodes + suffix(a), KeyOf(a)}] = Element{Comment: p.Name}
+	}
+	f.elements.replace("node/"+p.Name, nodes)
+}
+
+func (f *fabricPlanner) deletePeer(name string) {
+	delete(f.peers, name)
+	f.dirty[name] = struct{}{}
+	f.elements.replace("node/"+name, nil)
+}
+
+func (f *fabricPlanner) setPool(p *api.IPPool) error {
+	prefix, err := netip.ParsePrefix(p.Spec.CIDR)
+	if err != nil {
+		f.deletePool(p.Name)
+		return fmt.Errorf("pool %s: %w", p.Name, err)
+	}
+	f.pools[p.Name] = pool{prefix.Masked(), p.Spec.VXLANMode, p.Spec.NATOutgoing}
+	f.allDirty = true
+	return nil
+}
+
+func (f *fabricPlanner) deletePool(name string) {
+	delete(f.pools, name)
+	f.allDirty = true
+}
+
+func (f *fabricPlanner) setBlock(b *api.IPAMBlock) error {
+	f.deleteBlock(b.Name)
+	prefix, err := netip.ParsePrefix(b.Spec.CIDR)
+	if err != nil {
+		return fmt.Errorf("block %s: %w", b.Name, err)
+	}
+	node, ok := b.Owner()
+	if !ok {
+		return fmt.Errorf("block %s: affinity %q names no node", b.Name, b.Spec.Affinity)
+	}
+	f.blocks[b.Name] = block{prefix.Masked(), node}
+	if f.byNode[node] == nil {
+		f.byNode[node] = map[string]struct{}{}
+	}
+	f.byNode[node][b.Name] = struct{}{}
+	f.dirty[node] = struct{}{}
+	return nil
+}
+
+func (f *fabricPlanner) deleteBlock(name string) {
+	old, ok := f.blocks[name]
+	if !ok {
+		return
+	}
+	delete(f.blocks, name)
+	delete(f.byNode[old.node], name)
+	if len(f.byNode[old.node]) == 0 {
+		delete(f.byNode, old.node)
+	}
+	f.dirty[old.node] = struct{}{}
+}
+
+func (f *fabricPlanner) flush() {
+	if f.allDirty {
+		f.planSelf()
+		for name := range f.peers {
+			f.dirty[name] = struct{}{}
+		}
+		for name := range f.byNode {
+			f.dirty[name] = struct{}{}
+		}
+		f.allDirty = false
+	}
+	for name := range f.dirty {
+		if name == f.self.Name {
+			f.planOwnBlocks()
+		} else {
+			f.planPeer(name)
+		}
+	}
+	clear(f.dirty)
+}
+
+// planSelf plans what depends on this node, the configuration and the pools
+// alone.
+func (f *fabricPlanner) planSelf() {
+	links := map[string]Link{}
+	sysctls := map[string]string{}
+	for _, d := range fabric.Devices(f.self, f.config) {
+		links[d.Name] = Link{Kind: LinkVXLAN, MTU: d.MTU, MAC: d.MAC, VNI: d.VNI, Port: d.Port, Local: d.Local, Underlay: d.Underlay}
+		sysctls["net/ipv4/conf/"+d.Name+"/rp_filter"] = "2"
+	}
+	if link := f.self.Underlay.Link; link != "" {
+		// A pod's packets to a node travel bare while the answers take the
+		// tunnel, so the reverse path may differ: loose, not strict (RFC 3704).
+		sysctls["net/ipv4/conf/"+link+"/rp_filter"] = "2"
+	}
+
+	var all, nat []netip.Prefix
+	for _, p := range f.pools {
+		all = append(all, p.prefix)
+		if p.natOutgoing {
+			nat = append(nat, p.prefix)
+		}
+		if p.prefix.Addr().Is6() {
+			sysctls["net/ipv6/conf/all/forwarding"] = "1"
+			if link := f.self.Underlay.Link; link != "" {
+				// Forwarding makes the kernel ignore router advertisements,
+				// and with them the node's own default route, unless 2.
+				sysctls["net/ipv6/conf/"+link+"/accept_ra"] = "2"
+			}
+		}
+	}
+	f.links.replace("self", links)
+	f.sysctls.replace("self", sysctls)
+	f.elements.replace("pools", rangeElements(setPools, all))
+	f.elements.replace("nat", rangeElements(setNATOutgoing, nat))
+}
+
+// planOwnBlocks drops what is sent to addresses of ours that no pod has: a
+// default route would send them back to where they came from.
+func (f *fabricPlanner) planOwnBlocks() {
+	routes := map[netip.Prefix]Route{}
+	for name := range f.byNode[f.self.Name] {
+		if p := f.blocks[name].prefix; !p.IsSingleIP() {
+			routes[p] = Route{Blackhole: true}
+		}
+	}
+	f.routes.replace(f.self.Name, routes)
+}
+
+func (f *fabricPlanner) planPeer(name string) {
+	routes := map[netip.Prefix]Route{}
+	neighbours := map[NeighbourKey]MAC{}
+	fdb := map[FDBKey]netip.Addr{}
+	delete(f.problems, name)
+
+	peer, known := f.peers[name]
+	for blockName := range f.byNode[name] {
+		b := f.blocks[blockName]
+		if !known || f.self.Underlay.Link == "" {
+			continue
+		}
+		v6 := b.prefix.Addr().Is6()
+		path, err := fabric.Choose(f.self, f.config, peer, f.modeOf(b.prefix), v6)
+		if err != nil {
+			f.problems[name] = err.Error()
+			continue
+		}
+		r := Route{Link: path.Link, Gateway: path.NextHop, OnLink: path.OnLink}
+		r.Source, _ = f.self.Underlay.Addr(v6)
+		routes[b.prefix] = r
+		if path.Tunnel() {
+			neighbours[NeighbourKey{path.Link, path.NextHop}] = path.MAC
+			fdb[FDBKey{path.Link, path.MAC}] = path.Remote
+		}
+	}
+	f.routes.replace(name, routes)
+	f.neighbours.replace(name, neighbours)
+	f.fdb.replace(name, fdb)
+}
+
+// modeOf is the encapsulation mode of the pool that the prefix is part of.
+func (f *fabricPlanner) modeOf(prefix netip.Prefix) api.EncapsulationMode {
+	for _, p := range f.pools {
+		if p.prefix.Bits() <= prefix.Bits() && p.prefix.Contains(prefix.Addr()) {
+			return p.mode
+		}
+	}
+	return ""
+}
+
+// podMTU is the MTU of this node's pods.
+func (f *fabricPlanner) podMTU() int { return fabric.PodMTU(f.self, f.config) }

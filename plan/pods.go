@@ -1,0 +1,183 @@
+package plan
+
+import (
+	"net/netip"
+
+	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/policy"
+)
+
+// Local is a pod attached to this node, as the agent knows it.
+type Local struct {
+	Pod           api.Key
+	ContainerID   string
+	HostInterface string
+	MAC           MAC // the pod end's
+	Addrs         []netip.Addr
+	Labels        map[string]string
+	Ports         []api.WorkloadEndpointPort
+}
+
+// podLabels is what the store may change about a pod of this node.
+type podLabels struct {
+	containerID string
+	labels      map[string]string
+	ports       []api.WorkloadEndpointPort
+}
+
+// podPlanner plans what belongs to single pods: the host side of local ones, and
+// who all of them are to policy. The local pods are those that the agent has
+// attached, whatever the store says; the store can only change their labels.
+type podPlanner struct {
+	planner *Planner
+	locals  map[string]Local      // by host interface
+	stored  map[api.Key]podLabels // WorkloadEndpoints of this node
+	remotes map[api.Key]struct{}
+	dirty   map[string]struct{} // host interfaces
+	planned map[string]api.Key  // host interface → the endpoint's key in policy and services
+
+	links      *units[string, string, Link]
+	addresses  *units[string, AddressKey, struct{}]
+	neighbours *units[string, NeighbourKey, MAC]
+	routes     *units[string, netip.Prefix, Route]
+	sysctls    *units[string, string, string]
+}
+
+func newPodPlanner(pl *Planner) *podPlanner {
+	return &podPlanner{
+		planner: pl,
+		locals:  map[string]Local{}, stored: map[api.Key]podLabels{},
+		remotes: map[api.Key]struct{}{}, dirty: map[string]struct{}{}, planned: map[string]api.Key{},
+		links:      newUnits[string](pl.plan.Links),
+		addresses:  newUnits[string](pl.plan.Addresses),
+		neighbours: newUnits[string](pl.plan.Neighbours),
+		routes:     newUnits[string](pl.plan.Routes),
+		sysctls:    newUnits[string](pl.plan.Sysctls),
+	}
+}
+
+func (p *podPlanner) setLocal(l Local) {
+	p.locals[l.HostInterface] = l
+	p.dirty[l.HostInterface] = struct{}{}
+}
+
+func (p *podPlanner) deleteLocal(hostInterface string) {
+	delete(p.locals, hostInterface)
+	p.dirty[hostInterface] = struct{}{}
+}
+
+func (p *podPlanner) replanAll() {
+	for name := range p.locals {
+		p.dirty[name] = struct{}{}
+	}
+}
+
+// put takes in a WorkloadEndpoint.
+func (p *podPlanner) put(w *api.WorkloadEndpoint) error {
+	key := api.KeyOf(w)
+	if w.Spec.Node == p.planner.self {
+		p.deleteRemote(key)
+		p.stored[key] = podLabels{w.Spec.ContainerID, w.Labels, w.Spec.Ports}
+		p.dirtyPod(key)
+		return nil
+	}
+	if _, ok := p.stored[key]; ok {
+		delete(p.stored, key)
+		p.dirtyPod(key)
+	}
+	e, err := policy.EndpointOf(w)
+	if err != nil {
+		p.deleteRemote(key)
+		return err
+	}
+	p.remotes[key] = struct{}{}
+	p.planner.policy.setEndpoint(key, e, "")
+	return nil
+}
+
+// delete takes in that a WorkloadEndpoint is gone. A local pod stays while it
+// is attached.
+func (p *podPlanner) delete(key api.Key) {
+	p.deleteRemote(key)
+	if _, ok := p.stored[key]; ok {
+		delete(p.stored, key)
+		p.dirtyPod(key)
+	}
+}
+
+func (p *podPlanner) deleteRemote(key api.Key) {
+	if _, ok := p.remotes[key]; ok {
+		delete(p.remotes, key)
+		p.planner.policy.deleteEndpoint(key)
+	}
+}
+
+func (p *podPlanner) dirtyPod(key api.Key) {
+	for name, l := range p.locals {
+		if l.Pod == key {
+			p.dirty[name] = struct{}{}
+		}
+	}
+}
+
+func (p *podPlanner) flush() {
+	for name := range p.dirty {
+		p.planLocal(name)
+	}
+	clear(p.dirty)
+}
+
+func (p *podPlanner) planLocal(hostInterface string) {
+	l, ok := p.locals[hostInterface]
+	if !ok {
+		p.links.replace(hostInterface, nil)
+		p.addresses.replace(hostInterface, nil)
+		p.neighbours.replace(hostInterface, nil)
+		p.routes.replace(hostInterface, nil)
+		p.sysctls.replace(hostInterface, nil)
+		if key, ok := p.planned[hostInterface]; ok {
+			delete(p.planned, hostInterface)
+			p.planner.policy.deleteEndpoint(key)
+			p.planner.services.deleteLocalPod(key)
+		}
+		return
+	}
+	if s, ok := p.stored[l.Pod]; ok && s.containerID == l.ContainerID {
+		l.Labels, l.Ports = s.labels, s.ports
+	}
+
+	underlay := p.planner.fabric.self.Underlay
+	neighbours := map[NeighbourKey]MAC{}
+	routes := map[netip.Prefix]Route{}
+	addresses := map[AddressKey]struct{}{}
+	sysctls := map[string]string{}
+	for _, a := range l.Addrs {
+		r := Route{Link: l.HostInterface}
+		r.Source, _ = underlay.Addr(a.Is6())
+		routes[netip.PrefixFrom(a, a.BitLen())] = r
+		neighbours[NeighbourKey{l.HostInterface, a}] = l.MAC
+		if a.Is6() {
+			addresses[AddressKey{l.HostInterface, netip.PrefixFrom(netip.MustParseAddr(PodGateway6), 64)}] = struct{}{}
+		} else {
+			// Answers a pod whose permanent entry for the next hop was flushed.
+			sysctls["net/ipv4/conf/"+l.HostInterface+"/proxy_arp"] = "1"
+		}
+	}
+	mac, _ := ParseMAC(PodGatewayMAC)
+	p.links.replace(hostInterface, map[string]Link{l.HostInterface: {Kind: LinkVeth, MTU: p.planner.PodMTU(), MAC: mac}})
+	p.neighbours.replace(hostInterface, neighbours)
+	p.routes.replace(hostInterface, routes)
+	p.addresses.replace(hostInterface, addresses)
+	p.sysctls.replace(hostInterface, sysctls)
+
+	// Two attachments of a pod of one name, an old one that is going and its
+	// successor, are two endpoints.
+	key := api.Key{Namespace: l.Pod.Namespace, Name: "@" + l.HostInterface}
+	p.planned[hostInterface] = key
+	// Ports that can't be understood were refused when the pod was attached.
+	ports, _ := policy.NamedPorts(l.Ports)
+	p.planner.policy.setEndpoint(key, policy.Endpoint{
+		Key: key, Labels: l.Labels, Addrs: l.Addrs, Ports: ports, Local: true,
+	}, l.HostInterface)
+	p.planner.services.setLocalPod(key, l.Addrs, hostPorts(l.Ports))
+}

@@ -1,0 +1,304 @@
+package plan
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/twill-net/twill/api"
+)
+
+var nodeAddrs = []netip.Addr{netip.MustParseAddr("172.16.0.1"), netip.MustParseAddr("fd00::1")}
+
+func newServices() *servicePlanner {
+	s := newServicePlanner(New(), "here")
+	s.setNode("z1", nodeAddrs)
+	return s
+}
+
+// planned is everything that services put into the plan, as text.
+func planned(s *servicePlanner) string {
+	s.flush()
+	var b strings.Builder
+	s.plan.WriteRuleset(&b)
+	var udp []string
+	for f, backends := range s.plan.UDPFrontends.All() {
+		udp = append(udp, fmt.Sprintf("udp %s:%d → %v\n", f.Addr, f.Port, backends))
+	}
+	slices.Sort(udp)
+	return b.String() + strings.Join(udp, "") + fmt.Sprint(s.problems())
+}
+
+// numbered is the i-th Service; its looks depend on a random source.
+func numbered(i int, r *rand.Rand) *corev1.Service {
+	ip := fmt.Sprintf("10.1.%d.%d", i/250, 1+i%250)
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("s%d", i),
+			CreationTimestamp: metav1.NewTime(time.Unix(int64(i%3), 0))},
+		Spec: corev1.ServiceSpec{ClusterIP: ip, ClusterIPs: []string{ip, fmt.Sprintf("fd10::%x", i+1)},
+			Ports: []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80}}},
+	}
+	if r == nil {
+		return svc
+	}
+	if r.IntN(2) == 0 {
+		svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+	}
+	if r.IntN(2) == 0 {
+		svc.Spec.Ports[0].NodePort = int32(30000 + r.IntN(3)) // they will quarrel
+	}
+	if r.IntN(2) == 0 {
+		svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53})
+	}
+	if r.IntN(2) == 0 {
+		svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		svc.Spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
+	}
+	if r.IntN(2) == 0 {
+		svc.Spec.Type = corev1.ServiceTypeLoadBalancer
+		svc.Spec.LoadBalancerSourceRanges = []string{"203.0.113.0/24", "203.0.113.128/25"}[:r.IntN(3)]
+		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: fmt.Sprintf("198.51.100.%d", r.IntN(3))}}
+	}
+	return svc
+}
+
+// sliceOf is a slice of the i-th Service with n endpoints from a certain one on.
+func sliceOf(i int, name string, first, n int) *discoveryv1.EndpointSlice {
+	es := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("s%d-%s", i, name),
+			Labels: map[string]string{discoveryv1.LabelServiceName: fmt.Sprintf("s%d", i)}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports: []discoveryv1.EndpointPort{
+			{Name: ptr.To("http"), Protocol: ptr.To(corev1.ProtocolTCP), Port: ptr.To[int32](8080)},
+			{Name: ptr.To("dns"), Protocol: ptr.To(corev1.ProtocolUDP), Port: ptr.To[int32](5353)},
+		},
+	}
+	for j := first; j < first+n; j++ {
+		node := []string{"here", "there"}[j%2]
+		es.Endpoints = append(es.Endpoints, discoveryv1.Endpoint{
+			Addresses: []string{fmt.Sprintf("10.%d.%d.%d", 20+i/250, i%250, j)}, NodeName: &node})
+	}
+	return es
+}
+
+func TestServicesEndUpTheSameInAnyOrder(t *testing.T) {
+	for seed := range uint64(60) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		var services []*corev1.Service
+		var endpointSlices []*discoveryv1.EndpointSlice
+		for i := range 6 {
+			services = append(services, numbered(i, r))
+			for _, name := range []string{"a", "b"} {
+				endpointSlices = append(endpointSlices, sliceOf(i, name, r.IntN(5), r.IntN(4)))
+			}
+		}
+		pod := func(s *servicePlanner) {
+			s.setLocalPod(api.Key{Namespace: "default", Name: "p"}, []netip.Addr{netip.MustParseAddr("10.20.0.2")},
+				[]HostPort{{Protocol: 6, HostPort: 30001, Port: 80}, {Protocol: 17, HostPort: 53, Port: 53}})
+		}
+		plain := newServices()
+		for _, svc := range services {
+			plain.setService(svc)
+		}
+		for _, es := range endpointSlices {
+			plain.setEndpointSlice(es)
+		}
+		pod(plain)
+		want := planned(plain)
+
+		// The same, in another order, with detours on the way.
+		detoured := newServicePlanner(New(), "here")
+		var events []func()
+		for i, svc := range services {
+			events = append(events, func() {
+				detoured.setService(numbered(i, r))
+				detoured.flush()
+				if r.IntN(2) == 0 {
+					detoured.deleteService(api.KeyOf(svc))
+					detoured.flush()
+				}
+				detoured.setService(svc)
+			})
+		}
+		for _, es := range endpointSlices {
+			events = append(events, func() {
+				moved := es.DeepCopy()
+				moved.Labels[discoveryv1.LabelServiceName] = fmt.Sprintf("s%d", r.IntN(6))
+				detoured.setEndpointSlice(moved)
+				if r.IntN(2) == 0 {
+					detoured.flush()
+					detoured.deleteEndpointSlice(api.KeyOf(es))
+				}
+				detoured.flush()
+				detoured.setEndpointSlice(es)
+			})
+		}
+		events = append(events, func() { pod(detoured) }, func() { detoured.setNode("z1", nodeAddrs) })
+		r.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+		for _, event := range events {
+			event()
+			if r.IntN(3) == 0 {
+				detoured.flush()
+			}
+		}
+		if diff := cmp.Diff(want, planned(detoured)); diff != "" {
+			t.Fatalf("seed %d (-plain +detoured):\n%s", seed, diff)
+		}
+
+		// When all is gone, nothing is left.
+		for _, svc := range services {
+			detoured.deleteService(api.KeyOf(svc))
+		}
+		for _, es := range endpointSlices {
+			detoured.deleteEndpointSlice(api.KeyOf(es))
+		}
+		detoured.deleteLocalPod(api.Key{Namespace: "default", Name: "p"})
+		if diff := cmp.Diff(planned(newServices()), planned(detoured)); diff != "" {
+			t.Fatalf("seed %d, after all is deleted (-empty +left):\n%s", seed, diff)
+		}
+		if n := len(detoured.placed) + len(detoured.held) + len(detoured.rivals) + len(detoured.lost) + len(detoured.chains) +
+			len(detoured.clusterIPs) + len(detoured.slices) + len(detoured.sliceOf) + len(detoured.pods) + len(detoured.faults); n != 0 {
+			t.Fatalf("seed %d: the planner still remembers %d things", seed, n)
+		}
+	}
+}
+
+func TestTheOlderServiceKeepsAnAddress(t *testing.T) {
+	s := newServices()
+	shared := func(i int) *corev1.Service {
+		svc := numbered(i, nil)
+		svc.Spec.Type = corev1.ServiceTypeLoadBalancer
+		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.1"}}
+		return svc
+	}
+	owner := func() string {
+		s.flush()
+		e, _ := s.plan.Elements.Get(ElementKey{"svc-none4", KeyOf(netip.MustParseAddr("198.51.100.1"), uint8(6), uint16(80))})
+		return e.Comment
+	}
+	s.setService(shared(2))
+	if got := owner(); got != "default/s2:http" {
+		t.Errorf("alone: %q has the address", got)
+	}
+	s.setService(shared(0))
+	if got := owner(); got != "default/s0:http" {
+		t.Errorf("both: %q has the address, want the older", got)
+	}
+	want := []Problem{{"ServiceNotProgrammed", "default/s2", "198.51.100.1:80/tcp is taken by default/s0"}}
+	if diff := cmp.Diff(want, s.problems()); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	s.deleteService(api.Key{Namespace: "default", Name: "s0"})
+	if got := owner(); got != "default/s2:http" || len(s.problems()) != 0 {
+		t.Errorf("after the older is gone: %q has the address; problems %v", got, s.problems())
+	}
+}
+
+func TestExternalIPsNeedAnAllowedRange(t *testing.T) {
+	s := newServices()
+	svc := numbered(0, nil)
+	svc.Spec.ExternalIPs = []string{"203.0.113.7"}
+	s.setService(svc)
+	row := ElementKey{"svc-none4", KeyOf(netip.MustParseAddr("203.0.113.7"), uint8(6), uint16(80))}
+	s.flush()
+	if _, ok := s.plan.Elements.Get(row); ok || len(s.problems()) != 1 {
+		t.Errorf("no range: front end %v, problems %v", ok, s.problems())
+	}
+	s.setExternalIPRanges([]netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")})
+	s.flush()
+	if _, ok := s.plan.Elements.Get(row); !ok || len(s.problems()) != 0 {
+		t.Errorf("allowed: front end %v, problems %v", ok, s.problems())
+	}
+}
+
+func TestBackendIDsSurviveChangesOfTheList(t *testing.T) {
+	all := []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("10.0.0.2:80"), netip.MustParseAddrPort("10.0.0.3:80")}
+	full, part := backendIDs(all, true), backendIDs(all[1:], true)
+	if !slices.Equal(full[1:], part) {
+		t.Errorf("identifiers %x became %x", full[1:], part)
+	}
+}
+
+func TestAnAddressOfTwoAttachmentsStaysUntilBothAreGone(t *testing.T) {
+	s := newServices()
+	a := netip.MustParseAddr("10.244.0.2")
+	before, after := api.Key{Name: "before"}, api.Key{Name: "after"}
+	s.setLocalPod(before, []netip.Addr{a}, nil)
+	s.setLocalPod(after, []netip.Addr{a}, nil)
+	s.deleteLocalPod(before)
+	s.flush()
+	for _, k := range []ElementKey{{"local-pods4", KeyOf(a)}, {"hairpin4", KeyOf(a, a)}} {
+		if _, ok := s.plan.Elements.Get(k); !ok {
+			t.Errorf("%s lost the address", k.Set)
+		}
+	}
+	s.deleteLocalPod(after)
+	if got, want := planned(s), planned(newServices()); got != want {
+		t.Error("something is left")
+	}
+}
+
+func TestHostPortsOnLoopbackAreRefused(t *testing.T) {
+	s := newServices()
+	key := api.Key{Namespace: "default", Name: "p"}
+	s.setLocalPod(key, []netip.Addr{netip.MustParseAddr("10.244.0.2")},
+		hostPorts([]api.WorkloadEndpointPort{{Port: 80, HostPort: 8000, HostIP: "127.0.0.1"}, {Port: 81}}))
+	s.flush()
+	if p := s.problems(); len(p) != 1 || !strings.Contains(p[0].Detail, "host port 8000 on 127.0.0.1") {
+		t.Errorf("problems %v", p)
+	}
+}
+
+// loaded has services with so many endpoints each, planned and clean.
+func loaded(services, endpoints int) *servicePlanner {
+	s := newServices()
+	for i := range services {
+		s.setService(numbered(i, nil))
+		for j := 0; j < endpoints; j += 100 {
+			s.setEndpointSlice(sliceOf(i, fmt.Sprint(j/100), j, min(100, endpoints-j)))
+		}
+	}
+	s.flush()
+	for k := range s.plan.Elements.Dirty() {
+		s.plan.Elements.MarkClean(k)
+	}
+	return s
+}
+
+func benchmarkLoad(b *testing.B, services, endpoints int) {
+	b.ReportAllocs()
+	for b.Loop() {
+		loaded(services, endpoints)
+	}
+}
+
+func benchmarkChange(b *testing.B, services, endpoints int) {
+	s := loaded(services, endpoints)
+	states := []*discoveryv1.EndpointSlice{sliceOf(0, "0", 0, min(100, endpoints)-1), sliceOf(0, "0", 0, min(100, endpoints))}
+	b.ReportAllocs()
+	rows := 0
+	for i := 0; b.Loop(); i++ {
+		s.setEndpointSlice(states[i%2])
+		s.flush()
+		rows += s.plan.Elements.DirtyLen()
+		for k := range s.plan.Elements.Dirty() {
+			s.plan.Elements.MarkClean(k)
+		}
+	}
+	b.ReportMetric(float64(rows)/float64(b.N), "rows/op")
+}
+
+func BenchmarkServices10000x2Load(b *testing.B)    { benchmarkLoad(b, 10_000, 2) }
+func BenchmarkServices10000x2Change(b *testing.B)  { benchmarkChange(b, 10_000, 2) }
+func BenchmarkServices1000x250Load(b *testing.B)   { benchmarkLoad(b, 1_000, 250) }
+func BenchmarkServices1000x250Change(b *testing.B) { benchmarkChange(b, 1_000, 250) }

@@ -1,0 +1,197 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twill-net/twill/api"
+)
+
+// How long Follow waits before it tries again: from the first to the last,
+// doubling, less up to half of it at random, so that a thousand nodes don't
+// come back at once.
+const (
+	followFirstDelay = 100 * time.Millisecond
+	followLastDelay  = 5 * time.Second
+)
+
+// Handler receives what happens to one kind. Its functions are called by one
+// goroutine, one after the other. Put and Deleted are needed, the others may be
+// nil.
+type Handler struct {
+	// Put delivers a new or changed object, which is shared and must not be
+	// changed. The same state may come twice.
+	Put func(api.Object)
+	// Deleted tells that an object that was delivered is gone.
+	Deleted func(api.Key)
+	// Synced is called once: all that the first list held has been delivered.
+	Synced func()
+	// Connected tells that the store answers again, or why it does not; only
+	// when that changes, and first of all as soon as it is known.
+	Connected func(bool, error)
+}
+
+// Follow keeps a consumer in step with all objects of one kind until ctx ends,
+// through outages, compaction and even a store put back from a backup. What the
+// consumer knows stays while the store can't be reached: an object is Deleted
+// only when the store says so, or when a later complete list lacks it. It keeps
+// keys and revisions, and no objects.
+func Follow(ctx context.Context, s Store, kind *api.Kind, h Handler) {
+	f := follower{store: s, kind: kind, handler: h, known: map[api.Key]string{}}
+	delay := followFirstDelay
+	for ctx.Err() == nil {
+		f.progress = false
+		err := f.run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if f.progress {
+			// A stream that stood and broke says little: servers end them as
+			// they please. It is an outage if the next one can't be had.
+			delay = followFirstDelay
+		} else {
+			f.report(err)
+		}
+		if !sleep(ctx, delay/2+rand.N(delay/2)) {
+			return
+		}
+		delay = min(2*delay, followLastDelay)
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+type follower struct {
+	store   Store
+	kind    *api.Kind
+	handler Handler
+
+	known    map[api.Key]string // what was delivered → its resourceVersion
+	revision string             // where to resume the watch; empty: list first
+	synced   bool
+	reported bool
+	up       bool // the last that was reported
+	progress bool // this run's watch stood
+}
+
+// run lists if needed, then watches until that ends, and says why it did.
+func (f *follower) run(ctx context.Context) error {
+	if f.revision == "" {
+		list, err := f.store.List(ctx, f.kind, "")
+		if err != nil {
+			return err
+		}
+		f.report(nil)
+		f.take(list)
+	}
+	watchCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, ended := f.store.Watch(watchCtx, f.kind, f.revision)
+	for event := range events {
+		f.progress = true
+		f.report(nil)
+		f.apply(event)
+	}
+	err := ended()
+	switch {
+	case errors.Is(err, ErrRestored):
+		// The same revision may now mean other content: deliver all of it.
+		for key := range f.known {
+			f.known[key] = ""
+		}
+		f.revision = ""
+	case errors.Is(err, ErrCompacted):
+		f.revision = ""
+	case err == nil:
+		return fmt.Errorf("%w: the watch of %s ended", ErrUnavailable, f.kind.Plural)
+	}
+	return err
+}
+
+// report passes changes of connectivity on. A store that answers "list again"
+// is reachable.
+func (f *follower) report(err error) {
+	if errors.Is(err, ErrCompacted) || errors.Is(err, ErrRestored) {
+		err = nil
+	}
+	up := err == nil
+	if f.reported && f.up == up {
+		return
+	}
+	f.reported, f.up = true, up
+	if f.handler.Connected != nil {
+		f.handler.Connected(up, err)
+	}
+}
+
+// take brings the consumer to the state of the list. What is gone goes first,
+// so that its name and addresses are free for what came.
+func (f *follower) take(list List) {
+	present := make(map[api.Key]struct{}, len(list.Items)+len(list.Unreadable))
+	for _, obj := range list.Items {
+		present[api.KeyOf(obj)] = struct{}{}
+	}
+	for _, key := range list.Unreadable {
+		present[key] = struct{}{}
+	}
+	var gone []api.Key
+	for key := range f.known {
+		if _, ok := present[key]; !ok {
+			gone = append(gone, key)
+		}
+	}
+	slices.SortFunc(gone, func(a, b api.Key) int { return strings.Compare(a.String(), b.String()) })
+	for _, key := range gone {
+		f.delete(key)
+	}
+	for _, obj := range list.Items {
+		f.put(obj)
+	}
+	f.revision = list.Revision
+	if !f.synced {
+		f.synced = true
+		if f.handler.Synced != nil {
+			f.handler.Synced()
+		}
+	}
+}
+
+func (f *follower) apply(event Event) {
+	switch event.Type {
+	case Put:
+		f.put(event.Object)
+	case Deleted:
+		f.delete(api.KeyOf(event.Object))
+	}
+	f.revision = event.Revision
+}
+
+func (f *follower) put(obj api.Object) {
+	key, version := api.KeyOf(obj), obj.GetResourceVersion()
+	if known, ok := f.known[key]; ok && version != "" && known == version {
+		return
+	}
+	f.known[key] = version
+	f.handler.Put(obj)
+}
+
+func (f *follower) delete(key api.Key) {
+	if _, ok := f.known[key]; ok {
+		delete(f.known, key)
+		f.handler.Deleted(key)
+	}
+}

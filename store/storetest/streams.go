@@ -1,0 +1,205 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/store"
+)
+
+func testWatch(t *testing.T, server Server) {
+	s, other := server.Open(t), server.Open(t)
+	empty := list(t, s, api.ServiceKind, "")
+	w := watch(t, s, api.ServiceKind, empty.Revision)
+	if first := <-w.events; first.Type != store.Bookmark || first.Object != nil || first.Revision == "" {
+		t.Fatalf("the first event is %+v", first)
+	}
+	one := create(t, other, service("a", "one"))
+	create(t, other, pool("one")) // another kind
+	event := w.want("put a/one")
+	if event.Object.GetResourceVersion() != one.ResourceVersion || event.Object.GetUID() != one.UID {
+		t.Errorf("event %+v, created %+v", event.Object, one.ObjectMeta)
+	}
+	one.Spec.Ports[0].Port = 81
+	one = update(t, other, one)
+	update(t, other, one) // changes nothing
+	changed := w.want("put a/one")
+	remove(t, other, api.ServiceKind, api.Key{Namespace: "a", Name: "one"})
+	create(t, other, service("b", "two"))
+	gone := w.want("deleted a/one")
+	w.want("put b/two")
+	w.stop()
+	if err := w.end(); err != nil {
+		t.Errorf("ended by its context: %v", err)
+	}
+
+	// From each point exactly what came after it.
+	watch(t, s, api.ServiceKind, empty.Revision).want("put a/one", "put a/one", "deleted a/one", "put b/two")
+	watch(t, s, api.ServiceKind, changed.Revision).want("deleted a/one", "put b/two")
+	watch(t, s, api.ServiceKind, gone.Revision).want("put b/two")
+	now := watch(t, s, api.ServiceKind, list(t, s, api.ServiceKind, "").Revision)
+	create(t, other, service("c", "three"))
+	now.want("put c/three")
+	for _, revision := range []string{"", "x", "1.x", "1.1.1.1"} {
+		if err := watch(t, s, api.ServiceKind, revision).end(); err == nil {
+			t.Errorf("a watch from %q ended without an error", revision)
+		}
+	}
+}
+
+func testWatchCompacted(t *testing.T, server Server) {
+	s := server.Open(t)
+	old := list(t, s, api.ServiceKind, "")
+	create(t, s, service("a", "one"))
+	create(t, s, service("a", "two"))
+	server.Compact(t)
+	wantErr(t, watch(t, s, api.ServiceKind, old.Revision).end(), store.ErrCompacted)
+	now := list(t, s, api.ServiceKind, "")
+	if len(now.Items) != 2 {
+		t.Errorf("listed %v", names(now.Items))
+	}
+	w := watch(t, s, api.ServiceKind, now.Revision)
+	create(t, s, service("a", "three"))
+	w.want("put a/three")
+}
+
+func testWatchRestored(t *testing.T, server Server) {
+	s := server.Open(t)
+	server.Stop(t)
+	server.Start(t)
+	awaitStore(t, s)
+	for _, name := range []string{"one", "two", "three"} {
+		create(t, s, service("a", name))
+	}
+	old := list(t, s, api.ServiceKind, "")
+	server.Wipe(t)
+	awaitStore(t, s)
+	wantErr(t, watch(t, s, api.ServiceKind, old.Revision).end(), store.ErrRestored)
+	for _, name := range []string{"one", "two", "three", "four", "five"} {
+		create(t, s, service("b", name))
+	}
+	// The revision exists now, and means something else.
+	wantErr(t, watch(t, s, api.ServiceKind, old.Revision).end(), store.ErrRestored)
+}
+
+// awaitStore waits until the client has found its server again.
+func awaitStore(t *testing.T, s store.Store) {
+	t.Helper()
+	eventually(t, "the store answers", func() bool {
+		_, err := s.List(t.Context(), api.NodeKind, "")
+		return err == nil
+	})
+}
+
+func testOutage(t *testing.T, server Server) {
+	s := server.Open(t)
+	obj := create(t, s, service("a", "one"))
+	before := list(t, s, api.ServiceKind, "")
+	w := watch(t, s, api.ServiceKind, before.Revision)
+	<-w.events
+	server.Stop(t)
+	wantErr(t, w.end(), store.ErrUnavailable)
+
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := s.Get(ctx, api.ServiceKind, api.KeyOf(obj))
+	wantErr(t, err, store.ErrUnavailable)
+	if d := time.Since(start); d > 3*time.Second {
+		t.Errorf("a context of 300 ms was held for %s", d)
+	}
+	_, err = s.Create(ctx, service("a", "two"))
+	wantErr(t, err, store.ErrUnavailable)
+	wantErr(t, watch(t, s, api.ServiceKind, before.Revision).end(), store.ErrUnavailable)
+
+	server.Start(t)
+	awaitStore(t, s)
+	if _, err := s.Get(t.Context(), api.ServiceKind, api.KeyOf(obj)); err != nil {
+		t.Error(err)
+	}
+	w = watch(t, s, api.ServiceKind, before.Revision)
+	create(t, s, service("a", "three"))
+	w.want("put a/three")
+}
+
+func testContext(t *testing.T, server Server) {
+	s := server.Open(t)
+	obj := create(t, s, service("a", "one"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := s.Get(ctx, api.ServiceKind, api.KeyOf(obj))
+	wantErr(t, err, context.Canceled)
+	if errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("a cancelled call blames the store: %v", err)
+	}
+	_, err = s.Create(ctx, service("a", "two"))
+	wantErr(t, err, context.Canceled)
+	events, ended := s.Watch(ctx, api.ServiceKind, list(t, s, api.ServiceKind, "").Revision)
+	for range events {
+	}
+	if err := ended(); err != nil {
+		t.Error(err)
+	}
+}
+
+func testClose(t *testing.T, server Server) {
+	s := server.Open(t)
+	w := watch(t, s, api.ServiceKind, list(t, s, api.ServiceKind, "").Revision)
+	<-w.events
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := w.end(); err == nil {
+		t.Error("a watch of a closed store ended as if by its context")
+	}
+	_, err := s.List(t.Context(), api.ServiceKind, "")
+	wantErr(t, err, store.ErrUnavailable)
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func testElection(t *testing.T, server Server) {
+	a, ok := server.Open(t).(store.Elector)
+	if !ok {
+		t.Skip("this store elects nobody")
+	}
+	b := server.Open(t).(store.Elector)
+	ctx := bounded(t)
+	lost, resign, err := a.Campaign(ctx, "controller")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, resignOther, err := b.Campaign(ctx, "other")
+	if err != nil {
+		t.Fatal("two elections get in each other's way:", err)
+	}
+	resignOther()
+
+	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer cancel()
+	if _, _, err := b.Campaign(short, "controller"); err == nil {
+		t.Fatal("two leaders")
+	}
+	won := make(chan func(), 1)
+	go func() {
+		_, resign, err := b.Campaign(ctx, "controller")
+		if err != nil {
+			t.Error(err)
+			resign = func() {}
+		}
+		won <- resign
+	}()
+	select {
+	case <-lost:
+		t.Fatal("leadership was lost without a reason")
+	default:
+	}
+	resign()
+	resign()
+	<-lost
+	(<-won)()
+}

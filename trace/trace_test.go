@@ -1,0 +1,187 @@
+package trace
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/twill-net/twill/api"
+)
+
+// cluster is the classic exercise: three nodes, nginx twice, and a policy that
+// lets in only pods with run=access.
+const cluster = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: policy-demo}
+---
+apiVersion: v1
+kind: Node
+metadata:
+  name: master
+  annotations:
+    twill.io/receives: '{"vxlan":{"mac":"02:00:00:00:00:10","vni":1,"port":8472},"host-gw":{}}'
+    twill.io/underlay: '{"link":"eth0","prefixes":["172.16.10.10/24"],"mtu":1500}'
+status: {addresses: [{type: InternalIP, address: 172.16.10.10}]}
+---
+apiVersion: v1
+kind: Node
+metadata:
+  name: node01
+  annotations:
+    twill.io/receives: '{"vxlan":{"mac":"02:00:00:00:00:11","vni":1,"port":8472},"host-gw":{}}'
+    twill.io/underlay: '{"link":"eth0","prefixes":["172.16.10.11/24"],"mtu":1500}'
+status: {addresses: [{type: InternalIP, address: 172.16.10.11}]}
+---
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: nginx-1, namespace: policy-demo, labels: {app: nginx}}
+spec: {node: master, ipNetworks: [10.244.0.1/32]}
+---
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: nginx-2, namespace: policy-demo, labels: {app: nginx}}
+spec: {node: node01, ipNetworks: [10.244.1.1/32]}
+---
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: access, namespace: policy-demo, labels: {run: access}}
+spec: {node: node01, ipNetworks: [10.244.1.2/32]}
+---
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: other, namespace: policy-demo, labels: {run: other}}
+spec: {node: node01, ipNetworks: [10.244.1.3/32]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nginx, namespace: policy-demo}
+spec: {type: NodePort, clusterIP: 10.1.0.5, clusterIPs: [10.1.0.5], ports: [{port: 80, protocol: TCP, nodePort: 30080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: empty, namespace: policy-demo}
+spec: {clusterIP: 10.1.0.6, clusterIPs: [10.1.0.6], ports: [{port: 80, protocol: TCP}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: nginx-a, namespace: policy-demo, labels: {kubernetes.io/service-name: nginx}}
+addressType: IPv4
+ports: [{port: 80, protocol: TCP}]
+endpoints:
+- {addresses: [10.244.0.1], nodeName: master, conditions: {ready: true}}
+- {addresses: [10.244.1.1], nodeName: node01, conditions: {ready: true}}
+`
+
+const accessNginx = `
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: access-nginx, namespace: policy-demo}
+spec:
+  podSelector: {matchLabels: {app: nginx}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {run: access}}}]
+`
+
+func snapshot(t *testing.T, manifests string) *Snapshot {
+	t.Helper()
+	var objects []api.Object
+	for _, doc := range bytes.Split([]byte(manifests), []byte("\n---\n")) {
+		var meta struct{ APIVersion, Kind string }
+		if err := yaml.Unmarshal(doc, &meta); err != nil {
+			t.Fatal(err)
+		}
+		obj := api.LookupGVK(meta.APIVersion, meta.Kind).New()
+		if err := yaml.UnmarshalStrict(doc, obj); err != nil {
+			t.Fatal(err)
+		}
+		objects = append(objects, obj)
+	}
+	s, err := New(objects)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestTrace(t *testing.T) {
+	open, guarded := snapshot(t, cluster), snapshot(t, cluster+accessNginx)
+	for _, c := range []struct {
+		name     string
+		in       *Snapshot
+		from, to string
+		port     uint16
+		verdict  Verdict
+		contains []string // in the sentence or in a way
+	}{
+		{"no policy", open, "other", "nginx", 80, Allowed, []string{"no policy selects the pod for ingress"}},
+		{"the policy lets in", guarded, "access", "nginx", 80, Allowed, []string{"policy-demo/access-nginx ingress rule 1", "run=access"}},
+		{"the policy keeps out", guarded, "other", "nginx", 80, Denied, []string{"policy-demo/access-nginx selects the pod and no rule allows this peer"}},
+		{"another namespace's words", guarded, "policy-demo/other", "svc/nginx.policy-demo.svc.cluster.local", 80, Denied, nil},
+		{"pod by name and by address", guarded, "access", "pod/nginx-1", 80, Allowed, []string{"node node01 → node master by vxlan, device twill-vxlan to 172.16.10.10"}},
+		{"by address", guarded, "10.244.1.2", "10.244.0.1", 80, Allowed, nil},
+		{"same node", guarded, "access", "nginx-2", 80, Allowed, []string{"stays on node node01"}},
+		{"own node's probe", guarded, "node/master", "nginx-1", 80, Allowed, []string{"own node"}},
+		{"another node's probe", guarded, "node/node01", "nginx-1", 80, Denied, nil},
+		{"no endpoints", guarded, "access", "empty", 80, Rejected, []string{"has no endpoints"}},
+		{"no such port", guarded, "access", "nginx", 81, Rejected, []string{"no port tcp/81"}},
+		{"node port from outside", open, "172.16.10.200", "node/master", 30080, Allowed, nil},
+		{"node port from outside, guarded", guarded, "172.16.10.200", "node/master", 30080, Denied, nil},
+		{"out of the cluster", guarded, "access", "192.0.2.1", 443, Allowed, []string{"own routes"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, err := c.in.Trace(Query{Namespace: "policy-demo", From: c.from, To: c.to, Protocol: 6, Port: c.port})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Verdict != c.verdict {
+				t.Errorf("verdict %s (%s), want %s", r.Verdict, r.Sentence, c.verdict)
+			}
+			text := r.Sentence
+			for _, w := range r.Ways {
+				text += "\n" + w.Route + "\n" + w.Reason
+			}
+			for _, want := range c.contains {
+				if !strings.Contains(text, want) {
+					t.Errorf("does not say %q:\n%s", want, text)
+				}
+			}
+		})
+	}
+}
+
+// TestNodePortSource: a node port's client is seen under the address of the node
+// that translated, unless the endpoint is on that node, where policy comes
+// before the masquerade.
+func TestNodePortSource(t *testing.T) {
+	r, err := snapshot(t, cluster).Trace(Query{Namespace: "policy-demo", From: "172.16.10.200", To: "node/master", Protocol: 6, Port: 30080})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Service == nil || r.Service.KeepsSource || len(r.Ways) != 2 {
+		t.Fatalf("%+v", r)
+	}
+	for _, w := range r.Ways {
+		if w.Seen.String() != "172.16.10.10" {
+			t.Errorf("the endpoint on %s sees %s", w.Node, w.Seen)
+		}
+	}
+}
+
+func TestUnknownNamesAreErrors(t *testing.T) {
+	s := snapshot(t, cluster)
+	for _, q := range []Query{
+		{Namespace: "policy-demo", From: "nobody", To: "nginx"},
+		{Namespace: "policy-demo", From: "access", To: "nobody"},
+		{Namespace: "policy-demo", From: "node/nowhere", To: "nginx"},
+		{Namespace: "policy-demo", From: "access", To: "fd00::1"},
+	} {
+		q.Protocol, q.Port = 6, 80
+		if r, err := s.Trace(q); err == nil {
+			t.Errorf("%+v: no error but %s", q, r.Sentence)
+		}
+	}
+}
