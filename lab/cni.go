@@ -144,16 +144,29 @@ func (a *attachment) call(node *space.Space, command string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return callCNI(node, command, a.environment(command), config)
+}
+
+// cniStatus asks whether pods can be attached to a node.
+func cniStatus(node *space.Space) error {
+	config := fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"twill","type":%q}`, cniExecutable)
+	env := []string{"PATH=" + searchPath, "CNI_COMMAND=STATUS", "CNI_PATH=" + cniBinDir}
+	_, err := callCNI(node, "STATUS", env, config)
+	return err
+}
+
+// callCNI executes the CNI executable as a container runtime does.
+func callCNI(node *space.Space, command string, env []string, config []byte) ([]byte, error) {
 	var out, errs bytes.Buffer
 	cmd := exec.Command(filepath.Join(cniBinDir, cniExecutable))
-	cmd.Env = a.environment(command)
+	cmd.Env = env
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(config), &out, &errs
 	if err := node.Start(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", cniExecutable, err)
 	}
 	timer := time.AfterFunc(cniTimeout, func() { _ = cmd.Process.Kill() })
-	err = cmd.Wait()
+	err := cmd.Wait()
 	expired := !timer.Stop()
 	switch {
 	case err == nil:

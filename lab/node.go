@@ -1,8 +1,8 @@
 package lab
 
 import (
-	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -70,16 +70,11 @@ func makeNode(cfg *Config, sw *space.Space, index int) (*node, error) {
 
 func hostEnvironment() []string { return []string{"PATH=" + searchPath, "HOME=/root"} }
 
-// ready tells whether somebody listens for the CNI executable. That the socket
-// is there says nothing: a killed agent leaves it.
+// ready tells whether pods can be attached. That the agent's socket is there is
+// not enough: a killed agent leaves it, and a new one may not know all yet.
 func (n *node) ready() bool {
-	return n.space.Do(func() error {
-		c, err := net.Dial("unix", agentSocket)
-		if err == nil {
-			c.Close()
-		}
-		return err
-	}) == nil
+	there := n.space.Do(func() error { _, err := os.Stat(agentSocket); return err }) == nil
+	return there && cniStatus(n.space) == nil
 }
 
 func join[T interface{ String() string }](items []T) string {

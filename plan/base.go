@@ -59,16 +59,23 @@ func planBase(p *Plan) {
 
 	// A pod's policy decides by addresses, so a pod must not borrow another's.
 	spoofed := R(fromPod, SpoofedSource{}, Counter{}, Drop).WithComment("source is not the pod's own address")
-	p.Chains.Set("forward", Chain{Hook: "forward", Type: "filter", Priority: priorityFilter, Rules: []Rule{
+	forward := []Rule{
 		R(CtState{"established", "related"}, Accept),
 		R(Jump("services-reject")),
 		spoofed,
+	}
+	for _, f := range families {
+		forward = append(forward, R(InSet{Fields: Concat{f.src, f.dst}, Set: "hairpin" + f.suffix}, Accept).
+			WithComment("no policy keeps a pod from itself"))
+	}
+	p.Chains.Set("forward", Chain{Hook: "forward", Type: "filter", Priority: priorityFilter, Rules: append(forward,
 		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy of local pods"),
 		R(Dispatch{Concat{OutInterface}, "to-pod"}).WithComment("ingress policy of local pods"),
-	}})
+	)})
 	p.Chains.Set("input", Chain{Hook: "input", Type: "filter", Priority: priorityFilter, Rules: []Rule{
 		R(CtState{"established", "related"}, Accept),
 		R(Jump("services-reject")),
+		R(fromPod, NeighbourDiscovery{}, Accept),
 		spoofed,
 		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy holds for the pod's own node too"),
 	}})

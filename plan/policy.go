@@ -15,9 +15,6 @@ import (
 const (
 	mapFromPod = "from-pod" // jump: what is allowed returns, for the receiver's policy may still refuse it
 	mapToPod   = "to-pod"   // goto: what is allowed is accepted
-	// setHairpin has each isolated pod's interface twice: a pod can't block
-	// access to itself, which it meets by way of a service that it backs.
-	setHairpin = "hairpin"
 )
 
 // policyPlanner plans network policy: a chain per group of local pods, a chain
@@ -51,7 +48,6 @@ func newPolicyPlanner(p *Plan) *policyPlanner {
 	for _, name := range []string{mapFromPod, mapToPod} {
 		p.Sets.Set(name, Set{Key: []Type{IfName}, Value: []Type{VerdictType}})
 	}
-	p.Sets.Set(setHairpin, Set{Key: []Type{IfName, IfName}})
 	return &policyPlanner{
 		plan: p, compiler: policy.NewCompiler(),
 		interfaces: map[api.Key]string{}, moved: map[api.Key]struct{}{},
@@ -154,7 +150,6 @@ func (pp *policyPlanner) dispatch(d dispatch) {
 	in, out, name := d.groups[policy.Ingress], d.groups[policy.Egress], d.hostInterface
 	setOrDelete(pp.plan.Elements, ElementKey{mapFromPod, KeyOf(name)}, Element{Verdict: string(Jump(out))}, out != "")
 	setOrDelete(pp.plan.Elements, ElementKey{mapToPod, KeyOf(name)}, Element{Verdict: string(Goto(in))}, in != "")
-	setOrDelete(pp.plan.Elements, ElementKey{setHairpin, KeyOf(name, name)}, Element{}, in != "" || out != "")
 }
 
 func setOrDelete[K comparable, V any](t *Table[K, V], k K, v V, present bool) {

@@ -311,7 +311,7 @@ func TestPolicyLeavesNothing(t *testing.T) {
 		s.deletePolicy(key)
 	}
 	s.flush()
-	if s.plan.Chains.Len() != 0 || s.plan.Elements.Len() != 0 || s.plan.Sets.Len() != 3 {
+	if s.plan.Chains.Len() != 0 || s.plan.Elements.Len() != 0 || s.plan.Sets.Len() != 2 {
 		t.Errorf("left over:\n%s", s.ruleset())
 	}
 }

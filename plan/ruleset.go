@@ -197,6 +197,9 @@ type (
 	// SpoofedSource matches if the route to the packet's source does not lead
 	// out of the device on which it came.
 	SpoofedSource struct{}
+	// NeighbourDiscovery matches neighbour solicitations and advertisements
+	// (RFC 4861 §4.3 and §4.4), without which IPv6 can't find even the next hop.
+	NeighbourDiscovery struct{}
 	// InPrefix matches an address field (SrcIP4 and so on) against a prefix.
 	InPrefix struct {
 		Field  Field
@@ -258,7 +261,8 @@ func (s LocalAddress) String() string {
 	}
 	return "fib daddr type local"
 }
-func (SpoofedSource) String() string { return "fib saddr . iif oif missing" }
+func (SpoofedSource) String() string      { return "fib saddr . iif oif missing" }
+func (NeighbourDiscovery) String() string { return "icmpv6 type 135-136" }
 func (s InPrefix) String() string {
 	op := " "
 	if s.Not {
@@ -282,25 +286,26 @@ func (Reject) String() string     { return "reject" }
 func (s Verdict) String() string  { return string(s) }
 func (Counter) String() string    { return "counter" }
 
-func (CtState) statement()       {}
-func (CtStatusDNAT) statement()  {}
-func (InSet) statement()         {}
-func (Dispatch) statement()      {}
-func (Interface) statement()     {}
-func (Family) statement()        {}
-func (Proto) statement()         {}
-func (LocalAddress) statement()  {}
-func (SpoofedSource) statement() {}
-func (InPrefix) statement()      {}
-func (SetMark) statement()       {}
-func (ClearMark) statement()     {}
-func (UpdateMap) statement()     {}
-func (DeleteFromMap) statement() {}
-func (DNAT) statement()          {}
-func (Masquerade) statement()    {}
-func (Reject) statement()        {}
-func (Verdict) statement()       {}
-func (Counter) statement()       {}
+func (CtState) statement()            {}
+func (CtStatusDNAT) statement()       {}
+func (InSet) statement()              {}
+func (Dispatch) statement()           {}
+func (Interface) statement()          {}
+func (Family) statement()             {}
+func (Proto) statement()              {}
+func (LocalAddress) statement()       {}
+func (SpoofedSource) statement()      {}
+func (NeighbourDiscovery) statement() {}
+func (InPrefix) statement()           {}
+func (SetMark) statement()            {}
+func (ClearMark) statement()          {}
+func (UpdateMap) statement()          {}
+func (DeleteFromMap) statement()      {}
+func (DNAT) statement()               {}
+func (Masquerade) statement()         {}
+func (Reject) statement()             {}
+func (Verdict) statement()            {}
+func (Counter) statement()            {}
 
 // Verdicts without a chain.
 const (

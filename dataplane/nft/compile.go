@@ -155,6 +155,12 @@ func (p *program) statement(s plan.Statement) error {
 	case plan.SpoofedSource:
 		p.emit(&expr.Fib{Register: register(0), ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
 			against(expr.CmpOpEq, hostOrder(0)...))
+	case plan.NeighbourDiscovery:
+		const solicitation, advertisement = 135, 136
+		r := register(0)
+		p.emit(meta(expr.MetaKeyL4PROTO)(r), against(expr.CmpOpEq, unix.IPPROTO_ICMPV6),
+			&expr.Payload{DestRegister: r, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+			against(expr.CmpOpGte, solicitation), against(expr.CmpOpLte, advertisement))
 	case plan.InPrefix:
 		return p.prefix(s)
 	case plan.SetMark:

@@ -85,6 +85,7 @@ func everything() *plan.Plan {
 		plan.R(plan.LocalAddress{}, plan.Accept),
 		plan.R(plan.LocalAddress{Source: true}, plan.Accept),
 		plan.R(plan.SpoofedSource{}, plan.Drop),
+		plan.R(plan.NeighbourDiscovery{}, plan.Accept),
 		plan.R(plan.InPrefix{Field: plan.SrcIP4, Prefix: netip.MustParsePrefix("10.0.0.0/12")}, plan.Accept),
 		plan.R(plan.InPrefix{Field: plan.DstIP4, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Not: true}, plan.Accept),
 		plan.R(plan.InPrefix{Field: plan.DstIP4, Prefix: netip.MustParsePrefix("10.0.0.1/32")}, plan.Accept),

@@ -132,7 +132,6 @@ func (s step[K, V]) add(a *pass) {
 
 // remove deletes the dirty entries that are not wanted.
 func (s step[K, V]) remove(a *pass) {
-	takeChanged(s.table, s.belief)
 	for key := range s.table.Dirty() {
 		if _, ok := s.table.Get(key); ok {
 			continue

@@ -344,6 +344,11 @@ func TestManyPeers(t *testing.T) {
 	if a.logs("drift") || a.logs("lost") {
 		t.Errorf("writes of ours were taken for drift: %s", a.log)
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(a.log)
+		}
+	})
 	a.run("ip route flush proto 84") // somebody's slip
 	eventually(t, "all routes", func() bool { return strings.Count(a.run("ip route show proto 84"), "\n") >= 20000 })
 }

@@ -190,7 +190,6 @@ func (a *pass) vniHolder(want plan.Link) string {
 // removeLinks deletes the links that are no longer wanted. Host ends of pods
 // are left to who attached them.
 func (a *pass) removeLinks() {
-	takeChanged(a.plan.Links, a.links)
 	for name := range a.plan.Links.Dirty() {
 		if _, wanted := a.plan.Links.Get(name); wanted {
 			continue

@@ -218,7 +218,9 @@ func (n *node) watch() {
 		for {
 			select {
 			case <-drift:
-				_, _ = n.try() // what fails is tried again at the next drift
+				if _, err := n.try(); err != nil { // tried again at the next drift
+					fmt.Fprintln(n.log, "apply:", err)
+				}
 			case <-ctx.Done():
 				return
 			}

@@ -23,7 +23,7 @@ const (
 	// is 1,000 requests a second, beside those on one long-lived connection.
 	rate = 500
 	// calm is how long the load goes on before and after a change.
-	calm = 500 * time.Millisecond
+	calm = 700 * time.Millisecond
 
 	writesMetric = "twill_dataplane_writes_total"
 )
@@ -31,7 +31,7 @@ const (
 var hitlessSteps = []step{
 	{
 		"An agent is killed under 1,000 requests a second",
-		"no request is lost; the agent comes back and writes nothing to the kernel",
+		"no new connection, datagram or request on a lasting connection is lost;\nthe agent comes back and writes nothing to the kernel",
 		(*story).killAgent,
 	},
 	{

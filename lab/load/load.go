@@ -128,7 +128,7 @@ func newSender(ctx context.Context, t Target) (sender, error) {
 }
 
 // drive keeps the rate over the whole time: after a pause of the scheduler it
-// catches up, so that sent is rate × time.
+// catches up, so that sent is rate × time, but for serial senders.
 func drive(ctx context.Context, s sender, rate int) Result {
 	var t tally
 	var wait sync.WaitGroup
@@ -153,8 +153,9 @@ func drive(ctx context.Context, s sender, rate int) Result {
 			wait.Go(func() { t.one(s, seq) })
 		}
 		if s.serial() {
-			// What was due during a slow answer is not sent late.
-			began = time.Now().Add(-time.Duration(float64(sent) / float64(rate) * float64(time.Second)))
+			// What came due during a slow answer is left out.
+			late := uint64(time.Since(began).Seconds()*float64(rate)) - sent
+			began = began.Add(time.Duration(float64(late) / float64(rate) * float64(time.Second)))
 		}
 	}
 }

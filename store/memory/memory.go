@@ -19,7 +19,7 @@ import (
 )
 
 // historyLimit is how many changes of a kind are remembered for watches.
-const historyLimit = 1 << 16
+const historyLimit = 1 << 13
 
 // Store implements store.Store and store.Elector.
 type Store struct {
