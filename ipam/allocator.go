@@ -214,12 +214,7 @@ func (a *Allocator) setPool(b *block) {
 			continue
 		}
 		b.pool = &a.selected[i]
-		first, last := b.prefix.Addr(), add(b.prefix.Addr(), size(b.prefix)-1)
-		for _, edge := range slices.Compact([]netip.Addr{first, last}) {
-			if p.Reserved(edge) {
-				b.reserved++
-			}
-		}
+		b.reserved = p.reservedIn(b.prefix)
 		return
 	}
 }

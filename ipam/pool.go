@@ -6,6 +6,7 @@ import (
 	"iter"
 	"math/bits"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/twill-net/twill/api"
@@ -97,14 +98,34 @@ func (p Pool) Candidates(node string) iter.Seq[netip.Prefix] {
 
 // Reserved says whether the address is never given out: the first of a pool
 // (the network's address; in IPv6 the subnet-router anycast address of RFC 4291
-// §2.6.1), and in IPv4 the last (the broadcast address). Pools of one or two
-// addresses have none (RFC 3021, RFC 6164).
+// §2.6.1), and in IPv4 the last (the broadcast address); of IPv4 pools of a /24
+// and more also every .0 and .255, which software that thinks in classes takes
+// for such. Pools of one or two addresses have none (RFC 3021, RFC 6164).
 func (p Pool) Reserved(a netip.Addr) bool {
 	host := p.Prefix.Addr().BitLen() - p.Prefix.Bits()
-	if host < 2 || !p.Prefix.Contains(a) {
+	switch {
+	case host < 2 || !p.Prefix.Contains(a):
 		return false
+	case a.Is4() && host >= 8:
+		octet := a.As4()[3]
+		return octet == 0 || octet == 255
 	}
 	return a == p.Prefix.Addr() || a.Is4() && a == add(p.Prefix.Addr(), 1<<host-1)
+}
+
+// reservedIn is the number of reserved addresses in a block of the pool.
+func (p Pool) reservedIn(block netip.Prefix) int {
+	if n := size(block); block.Addr().Is4() && n > 256 {
+		return int(n / 128)
+	}
+	n := 0
+	first, last := block.Addr(), add(block.Addr(), size(block)-1)
+	for _, edge := range slices.Compact([]netip.Addr{first, last}) {
+		if p.Reserved(edge) {
+			n++
+		}
+	}
+	return n
 }
 
 // BlockName is the name of a block's object: "10-244-0-64-26". IPv6 addresses

@@ -127,6 +127,25 @@ func TestNodesRarelyWantTheSameBlock(t *testing.T) {
 	}
 }
 
+func TestReservedIn(t *testing.T) {
+	for cidr, blockBits := range map[string]int{
+		"10.244.0.0/16": 26, "10.244.0.0/20": 20, "10.244.0.0/24": 24, "10.244.0.0/25": 32, "fd00::/112": 122,
+	} {
+		pool := mustPool(t, cidr, blockBits)
+		for i := range min(pool.Blocks(), 8) {
+			block, want := pool.Block(i), 0
+			for a := block.Addr(); block.Contains(a); a = a.Next() {
+				if pool.Reserved(a) {
+					want++
+				}
+			}
+			if got := pool.reservedIn(block); got != want {
+				t.Errorf("%s of %s: %d reserved, want %d", block, cidr, got, want)
+			}
+		}
+	}
+}
+
 func TestReserved(t *testing.T) {
 	for _, c := range []struct {
 		cidr, addr string
@@ -134,8 +153,12 @@ func TestReserved(t *testing.T) {
 	}{
 		{"10.244.0.0/16", "10.244.0.0", true},
 		{"10.244.0.0/16", "10.244.255.255", true},
-		{"10.244.0.0/16", "10.244.0.255", false},
-		{"10.244.0.0/16", "10.244.1.0", false},
+		{"10.244.0.0/16", "10.244.0.255", true},
+		{"10.244.0.0/16", "10.244.1.0", true},
+		{"10.244.0.0/16", "10.244.1.128", false},
+		{"10.244.0.128/25", "10.244.0.255", true},
+		{"10.244.0.0/25", "10.244.0.127", true},
+		{"10.244.0.0/23", "10.244.0.255", true},
 		{"10.244.0.0/16", "10.245.0.0", false},
 		{"10.244.0.4/31", "10.244.0.4", false},
 		{"10.244.0.4/32", "10.244.0.4", false},

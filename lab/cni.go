@@ -19,9 +19,10 @@ import (
 // Limits of one call of the CNI executable, and of trying it again while it
 // asks for that.
 const (
-	cniTimeout    = 30 * time.Second
-	cniRetryPause = 50 * time.Millisecond
-	codeTryLater  = 11 // CNI specification, "Error"
+	cniTimeout       = 30 * time.Second
+	cniRetryPatience = 2 * time.Second
+	cniRetryPause    = 50 * time.Millisecond
+	codeTryLater     = 11 // CNI specification, "Error"
 )
 
 // Port is a port of a pod.
@@ -117,7 +118,7 @@ func (e *cniError) Error() string {
 
 // add attaches the pod to the network of a node, and returns its addresses.
 func (a *attachment) add(node *space.Space) ([]netip.Addr, error) {
-	deadline := time.Now().Add(cniTimeout)
+	deadline := time.Now().Add(cniRetryPatience)
 	for {
 		out, err := a.call(node, "ADD")
 		var failed *cniError

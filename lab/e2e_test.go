@@ -16,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/twill-net/twill/lab"
 	"github.com/twill-net/twill/lab/demo"
 	"github.com/twill-net/twill/lab/space"
@@ -50,51 +48,61 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// host is what a lab might leave on the machine.
-func host(t *testing.T) map[string]string {
+// host lists what a lab might leave on the machine.
+func host(t *testing.T) map[string]bool {
 	t.Helper()
+	found := map[string]bool{}
 	links, err := net.Interfaces()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []string
 	for _, l := range links {
-		names = append(names, l.Name)
+		found["link "+l.Name] = true
 	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
+	for _, path := range []string{"/proc/self/mountinfo", "/proc/net/route"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			found[path+": "+line] = true
+		}
 	}
-	named, _ := filepath.Glob("/run/netns/*")
-	labs, _ := filepath.Glob("/run/twill-lab/*")
-	routes, err := os.ReadFile("/proc/net/route")
-	if err != nil {
-		t.Fatal(err)
+	for _, pattern := range []string{"/run/netns/*", "/etc/cni/*", "/opt/cni/*", "/var/lib/twill/*"} {
+		names, _ := filepath.Glob(pattern)
+		for _, name := range names {
+			found["file "+name] = true
+		}
 	}
-	return map[string]string{
-		"links": strings.Join(names, " "), "mounts": string(mounts), "named namespaces": strings.Join(named, " "),
-		"labs": strings.Join(labs, " "), "routes": string(routes),
-	}
+	return found
 }
 
 // cleanHost fails the test if it leaves something on the machine. Other tests
-// may run at the same time, and what they make goes by itself.
+// may run at the same time; what they make goes by itself.
 func cleanHost(t *testing.T, name string) {
 	t.Helper()
 	before := host(t)
 	t.Cleanup(func() {
-		deadline := time.Now().Add(10 * time.Second)
-		for {
-			diff := cmp.Diff(before, host(t))
+		deadline, poll := time.Now().Add(30*time.Second), time.NewTicker(10*time.Millisecond)
+		defer poll.Stop()
+		for ; ; <-poll.C {
+			left := host(t)
+			maps.DeleteFunc(left, func(thing string, _ bool) bool { return before[thing] })
 			pids, err := space.Marked("twill-lab/" + name)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff == "" && len(pids) == 0 {
+			for _, pid := range pids {
+				left[fmt.Sprintf("process %d", pid)] = true
+			}
+			if _, err := os.Stat("/run/twill-lab/" + name); err == nil {
+				left["the lab's directory"] = true
+			}
+			if len(left) == 0 {
 				return
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("left on the host: processes %v, and\n%s", pids, diff)
+				t.Fatalf("left on the host:\n%s", strings.Join(sorted(left), "\n"))
 			}
 		}
 	})
@@ -116,7 +124,11 @@ func config(t *testing.T, nodes int, dualStack bool) lab.Config {
 // up makes a lab that is gone without a trace when the test ends.
 func up(t *testing.T, nodes int, dualStack bool) *lab.Client {
 	t.Helper()
-	cfg := config(t, nodes, dualStack)
+	return upAs(t, config(t, nodes, dualStack))
+}
+
+func upAs(t *testing.T, cfg lab.Config) *lab.Client {
+	t.Helper()
 	cleanHost(t, cfg.Name)
 	began := time.Now()
 	if err := lab.Up(t.Context(), cfg, func(step string) { t.Logf("%4d ms  %s", time.Since(began).Milliseconds(), step) }); err != nil {
@@ -211,10 +223,58 @@ func TestLab(t *testing.T) {
 	}
 }
 
+// TestRunWithoutAgent shows what the CNI executable says, and leaves no pod.
+func TestRunWithoutAgent(t *testing.T) {
+	c := up(t, 1, false)
+	if err := c.Control(lab.ControlRequest{Node: "master", Action: lab.Stop}); err != nil {
+		t.Fatal(err)
+	}
+	request := lab.RunRequest{Namespace: "shop", Name: "web", Replicas: 1}
+	if _, err := c.Run(request); err == nil || !strings.Contains(err.Error(), "attach pod shop/web on master: CNI ADD: ") {
+		t.Errorf("without an agent: %v", err)
+	}
+	if _, err := c.Enter(lab.Pod("shop", "web")); err == nil {
+		t.Error("the pod is there")
+	}
+	if err := c.Control(lab.ControlRequest{Node: "master", Action: lab.Start}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Run(request); err != nil {
+		t.Errorf("with an agent again: %v", err)
+	}
+}
+
+// TestTwoLabs has two labs with the same addresses, of which one goes down.
+func TestTwoLabs(t *testing.T) {
+	first := config(t, 1, false)
+	second := first
+	second.Name += "-other"
+	a, b := upAs(t, first), upAs(t, second)
+	for name, c := range map[string]*lab.Client{"here": a, "there": b} {
+		if _, err := c.Run(lab.RunRequest{Namespace: "default", Name: name, Replicas: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found, err := lab.Down(first.Name); !found || err != nil {
+		t.Fatalf("down: %t, %v", found, err)
+	}
+	status, err := b.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !status.Nodes[0].Agent.Running || status.Pods[0].Name != "there" || status.Pods[0].State != "Running" {
+		t.Errorf("the other lab: %+v", status)
+	}
+	if out, code := at(t, b, lab.Pod("default", "there"), "wget", "-q", "http://127.0.0.1"); code != 0 || !strings.Contains(out, "there") {
+		t.Errorf("in the other lab: exit %d, %s", code, out)
+	}
+}
+
 func awaitState(t *testing.T, c *lab.Client, pod, want string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for {
+	deadline, poll := time.Now().Add(10*time.Second), time.NewTicker(10*time.Millisecond)
+	defer poll.Stop()
+	for ; ; <-poll.C {
 		status, err := c.Status()
 		if err != nil {
 			t.Fatal(err)

@@ -39,13 +39,13 @@ func podEnvironment(namespace, name, node string) []string {
 }
 
 // newPod makes the namespaces and attaches them. After an error nothing is left.
-func newPod(cfg *Config, n *node, namespace, name string, labels map[string]string, ports []Port) (p *pod, err error) {
+func newPod(cfg *Config, n *node, namespace, name string, labels map[string]string, ports []Port) (_ *pod, err error) {
 	var id [32]byte
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, err
 	}
 	containerID := hex.EncodeToString(id[:])
-	p = &pod{namespace: namespace, name: name, labels: labels, node: n,
+	p := &pod{namespace: namespace, name: name, labels: labels, node: n,
 		mark: fmt.Sprintf("%s/pod/%s", mark(cfg.Name), containerID[:12])}
 	if p.space, err = space.New(name); err != nil {
 		return nil, err

@@ -352,7 +352,7 @@ func (v *service) Control(r ControlRequest, _ *Nothing) error {
 		}
 		p, ready = n.agent, n.ready
 	case r.Process == "etcd":
-		p = v.s.etcd
+		p, ready = v.s.etcd, v.s.etcdListens
 	case r.Process == "controller":
 		p = v.s.controller
 	default:

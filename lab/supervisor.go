@@ -59,7 +59,7 @@ func (s *supervisor) bringUp(ctx context.Context, tell func(string)) error {
 		do  func(context.Context) error
 	}{
 		{"switch, master and etcd", s.makeMaster},
-		{fmt.Sprintf("%d nodes", s.cfg.Nodes), s.makeNodes},
+		{"other nodes and the host outside", s.makeNodes},
 		{"pools and name service in the store", s.fillStore},
 		{"controller and agents", s.startTwill},
 		{"name server", s.startDNS},
@@ -116,16 +116,7 @@ func (s *supervisor) makeNodes(context.Context) error {
 // fillStore waits for etcd, and writes what a cluster needs from its first
 // moment.
 func (s *supervisor) fillStore(ctx context.Context) error {
-	socket := filepath.Join(dir(s.cfg.Name), "etcd.sock")
-	answers := func() bool {
-		c, err := net.Dial("unix", socket)
-		if err != nil {
-			return false
-		}
-		c.Close()
-		return true
-	}
-	if err := s.etcd.await(answers, startPatience); err != nil {
+	if err := s.etcd.await(s.etcdListens, startPatience); err != nil {
 		return err
 	}
 	var err error
@@ -154,6 +145,14 @@ func (s *supervisor) fillStore(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (s *supervisor) etcdListens() bool {
+	c, err := net.Dial("unix", filepath.Join(dir(s.cfg.Name), "etcd.sock"))
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
 }
 
 func (c *Config) nameService() *corev1.Service {
@@ -289,8 +288,6 @@ func Supervise(ctx context.Context, name string, told *os.File, log *slog.Logger
 	if err := os.Setenv("PATH", searchPath); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	s := &supervisor{cfg: cfg, log: log, pods: map[api.Key]*pod{}}
 	defer s.takeDown()
 	// Nobody may be there any more to be told.

@@ -56,7 +56,7 @@ func claim(name string) (*os.File, error) {
 		}
 		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 			lock.Close()
-			return nil, fmt.Errorf("lab %q %w: see \"twill lab status\", or give another --name", name, ErrUp)
+			return nil, fmt.Errorf("lab %q %w: end it with \"twill lab down --name %s\", or give another --name", name, ErrUp, name)
 		}
 		// Between being opened and locked it may have been removed by Down.
 		if !isAt(lock, dir(name)) {

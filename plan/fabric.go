@@ -43,6 +43,7 @@ type fabricPlanner struct {
 	neighbours *units[string, NeighbourKey, MAC]
 	fdb        *units[string, FDBKey, netip.Addr]
 	elements   *units[string, ElementKey, Element]
+	addresses  *units[string, AddressKey, struct{}]
 	sysctls    *units[string, string, string]
 }
 
@@ -57,6 +58,7 @@ func newFabricPlanner(p *Plan, node string) *fabricPlanner {
 		neighbours: newUnits[string](p.Neighbours),
 		fdb:        newUnits[string](p.FDB),
 		elements:   newUnits[string](p.Elements),
+		addresses:  newUnits[string](p.Addresses),
 		sysctls:    newUnits[string](p.Sysctls),
 	}
 }
@@ -161,7 +163,14 @@ func (f *fabricPlanner) flush() {
 func (f *fabricPlanner) planSelf() {
 	links := map[string]Link{}
 	sysctls := map[string]string{}
+	addresses := map[AddressKey]struct{}{}
+	gateway := netip.MustParseAddr(PodGateway4)
 	for _, d := range fabric.Devices(f.self, f.config) {
+		// Where the reverse path is another device's, loose filtering still
+		// drops what comes in on a device without an address. This one is on
+		// no wire; it is the next hop of pods, so that ARP for it is answered
+		// even on a node without a default route, which proxy ARP needs.
+		addresses[AddressKey{d.Name, netip.PrefixFrom(gateway, gateway.BitLen())}] = struct{}{}
 		links[d.Name] = Link{Kind: LinkVXLAN, MTU: d.MTU, MAC: d.MAC, VNI: d.VNI, Port: d.Port, Local: d.Local, Underlay: d.Underlay}
 		sysctls["net/ipv4/conf/"+d.Name+"/rp_filter"] = "2"
 	}
@@ -187,6 +196,7 @@ func (f *fabricPlanner) planSelf() {
 		}
 	}
 	f.links.replace("self", links)
+	f.addresses.replace("self", addresses)
 	f.sysctls.replace("self", sysctls)
 	f.elements.replace("pools", rangeElements(setPools, all))
 	f.elements.replace("nat", rangeElements(setNATOutgoing, nat))

@@ -162,6 +162,40 @@ func TestOwnWritesAreNoDrift(t *testing.T) {
 	}
 }
 
+// Pods come and go without a false alarm.
+func TestPodsAreNoDrift(t *testing.T) {
+	a, _ := twoNodes(t)
+	a.apply()
+	a.watch()
+	name := a.veth
+	a.mu.Lock()
+	for prefix := range a.plan.Routes.All() {
+		a.plan.Routes.Delete(prefix)
+	}
+	for key := range a.plan.Neighbours.All() {
+		a.plan.Neighbours.Delete(key)
+	}
+	for key := range a.plan.Addresses.All() {
+		a.plan.Addresses.Delete(key)
+	}
+	a.plan.Sysctls.Delete("net/ipv4/conf/" + name + "/proxy_arp")
+	a.plan.Links.Delete(name)
+	a.mu.Unlock()
+	a.apply()
+	a.run("ip link del " + name)
+	a.apply() // takes the news
+	a.mu.Lock()
+	a.attach()
+	a.mu.Unlock()
+	if w := a.apply(); w == 0 {
+		t.Error("nothing was written for the new pod")
+	}
+	a.settled()
+	if a.logs("drift") {
+		t.Errorf("log: %s", a.log)
+	}
+}
+
 func TestSysctlsAreChecked(t *testing.T) {
 	a, _ := twoNodes(t)
 	a.apply()

@@ -31,6 +31,10 @@ func (a *pass) address(k plan.AddressKey) (*netlink.Addr, error) {
 		// The planner vouches for it: without this it can't be used for the
 		// second that duplicate address detection takes (RFC 4862 §5.4).
 		addr.Flags = unix.IFA_F_NODAD
+	} else if k.Prefix.Addr().IsLinkLocalUnicast() {
+		// Else the kernel might offer it as a source to the whole world; IPv6
+		// knows by itself.
+		addr.Scope = unix.RT_SCOPE_LINK
 	}
 	return addr, nil
 }

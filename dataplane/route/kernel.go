@@ -37,6 +37,7 @@ type Kernel struct {
 	fdb        *belief[plan.FDBKey, netip.Addr]
 	routes     *belief[netip.Prefix, plan.Route]
 
+	managed   map[string]struct{}       // links that the plan wants: of others the news is no drift
 	waiting   map[string]struct{}       // links that keys which failed in the last Apply need
 	conflicts map[netip.Prefix]struct{} // prefixes that a foreign route holds
 	retry     bool                      // something that failed may work now
@@ -61,6 +62,7 @@ func Open(log *slog.Logger) (*Kernel, error) {
 		neighbours: newBelief(func(n plan.NeighbourKey, _ plan.MAC) string { return n.Link }),
 		fdb:        newBelief(func(f plan.FDBKey, _ netip.Addr) string { return f.Link }),
 		routes:     newBelief(func(_ netip.Prefix, r plan.Route) string { return r.Link }),
+		managed:    map[string]struct{}{},
 		waiting:    map[string]struct{}{},
 		conflicts:  map[netip.Prefix]struct{}{},
 	}

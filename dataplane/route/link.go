@@ -20,6 +20,7 @@ func (a *pass) addLinks() (raise []string) {
 		if !ok {
 			continue
 		}
+		a.managed[name] = struct{}{}
 		if err := a.putLink(name, want); err != nil {
 			a.fail("link", err)
 			if _, exists := a.links.have[name]; !exists {
@@ -194,6 +195,7 @@ func (a *pass) removeLinks() {
 		if _, wanted := a.plan.Links.Get(name); wanted {
 			continue
 		}
+		delete(a.managed, name)
 		d, exists := a.links.have[name]
 		switch {
 		case exists && d.kind == plan.LinkVXLAN && len(a.routes.on[name]) > 0:

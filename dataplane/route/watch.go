@@ -143,9 +143,12 @@ func (k *Kernel) settleLink(index int, l linkNews) {
 	if anew && mine {
 		k.loseLink(l.name, mine)
 	}
-	if _, lost := k.links.changed[l.name]; mine || lost {
+	_, managed := k.managed[l.name]
+	_, lost := k.links.changed[l.name]
+	switch {
+	case managed && (mine || lost):
 		k.links.learn(l.name, l.device, true)
-	} else if ours(l.name) { // a pod's, just attached: no drift
+	case mine || ours(l.name): // such as a pod's that was just attached
 		k.links.set(l.name, l.device)
 	}
 }
@@ -157,8 +160,10 @@ func (k *Kernel) loseLink(name string, mine bool) {
 	k.addresses.lose(name)
 	k.neighbours.lose(name)
 	k.fdb.lose(name)
-	if mine {
+	if _, managed := k.managed[name]; managed && mine {
 		k.links.learn(name, device{}, false)
+	} else {
+		k.links.unset(name)
 	}
 }
 

@@ -64,14 +64,12 @@ func Run(ctx context.Context, cfg Config, out io.Writer) (err error) {
 	began := time.Now()
 	s.out.title(cfg.DualStack)
 	defer func() {
+		// Without a client the lab did not come up, and one of that name that
+		// was there before is not ours.
 		if s.client != nil {
 			s.client.Close()
-		}
-		// Up clears away after itself, and a lab that was there before is not ours.
-		if s.client != nil {
-			if _, e := lab.Down(cfg.Name); e != nil {
-				err = errors.Join(err, e)
-			}
+			_, e := lab.Down(cfg.Name)
+			err = errors.Join(err, e)
 		}
 		s.out.end(time.Since(began), err)
 	}()
@@ -95,11 +93,14 @@ func steps() []step {
 const stepTimeout = time.Minute
 
 func (s *story) tell(ctx context.Context, number int, st step) error {
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	limited, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	s.out.begin(number, st.title, st.expect)
 	began := time.Now()
-	seen, err := st.run(s, ctx)
+	seen, err := st.run(s, limited)
+	if ctx.Err() != nil {
+		err = errors.New("interrupted") // what failed is only a consequence
+	}
 	s.out.result(seen, time.Since(began), err)
 	if err != nil {
 		return fmt.Errorf("step %d, %s: %w", number, st.title, err)

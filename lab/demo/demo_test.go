@@ -35,7 +35,7 @@ func TestNarration(t *testing.T) {
     expected  all well
     differs   it is not
 
-The story ended early, after 2.0 s. The lab has been taken down.
+The story ended early, after 2.0 s.
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Error(diff)

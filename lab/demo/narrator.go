@@ -55,8 +55,8 @@ func (n *narrator) result(seen string, took time.Duration, err error) {
 
 func (n *narrator) end(took time.Duration, err error) {
 	if err != nil {
-		fmt.Fprintf(n.w, "\n%sThe story ended early, after %.1f s. The lab has been taken down.%s\n", n.red, took.Seconds(), n.plain)
+		fmt.Fprintf(n.w, "\n%sThe story ended early, after %.1f s.%s\n", n.red, took.Seconds(), n.plain)
 		return
 	}
-	fmt.Fprintf(n.w, "\n%sAll as expected, in %.1f s. The lab has been taken down; nothing is left of it.%s\n", n.green, took.Seconds(), n.plain)
+	fmt.Fprintf(n.w, "\n%sAll as expected, in %.1f s. The lab is taken down, and nothing is left of it.%s\n", n.green, took.Seconds(), n.plain)
 }
