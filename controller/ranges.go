@@ -117,7 +117,7 @@ func pick(first, size, band int, name string, try func(offset int) (resource, bo
 	low := max(first, band)
 	hash := fnv.New32a()
 	hash.Write([]byte(name))
-	start := int(hash.Sum32()) % (size - low)
+	start := int(hash.Sum32() % uint32(size-low))
 	for i := range size - low {
 		if res, ok := try(low + (start+i)%(size-low)); ok {
 			return res, nil

@@ -124,7 +124,7 @@ func (r ranges) planSlices(svc *service) []plannedSlice {
 func divide(endpoints []*endpoint, bit int, found func(leaf string, endpoints []*endpoint)) {
 	switch {
 	case len(endpoints) == 0:
-	case len(endpoints) <= endpointsInSlice || bit == 64:
+	case len(endpoints) <= endpointsInSlice || bit == 63:
 		found(fmt.Sprintf("%d/%x", bit, endpoints[0].position>>(63-bit)>>1), endpoints)
 	default:
 		mask := uint64(1) << (63 - bit)

@@ -266,8 +266,16 @@ func (r *Report) conclude() {
 		r.Sentence = fmt.Sprintf("%s is allowed to %d of %d endpoints: %s", connection, allowed, len(r.Ways), strings.Join(reasons, "; "))
 	default:
 		r.Sentence = fmt.Sprintf("%s is %s", connection, r.Verdict)
-		if len(reasons) > 0 {
-			r.Sentence += ": " + strings.Join(trimVerdicts(reasons), "; ")
+		for i, reason := range trimVerdicts(reasons) {
+			switch {
+			case i > 0:
+				r.Sentence += "; "
+			case !strings.HasPrefix(reason, "by "):
+				r.Sentence += ": "
+			default:
+				r.Sentence += " "
+			}
+			r.Sentence += reason
 		}
 	}
 }
