@@ -27,7 +27,7 @@ var floors = [][]string{
 	{"dataplane", "trace"},
 	{"cli", "cni"},
 	{"agent", "lab"},
-	{"cmd"},
+	{"cmd", "hack", "test"},
 }
 
 // neighbours are imports within a floor that are meant.

@@ -174,6 +174,7 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 	// The kernel does not tell when a sysctl is changed.
 	sysctls := time.NewTicker(time.Second)
 	defer sysctls.Stop()
+	drifted := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -183,6 +184,7 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 			a.drain()
 		case <-drift:
 			a.metrics.drift.Inc()
+			drifted = true
 		case <-sysctls.C:
 			if !a.synced() || a.route.CheckSysctls(a.planner.Flush()) == 0 {
 				continue
@@ -192,7 +194,12 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 		if !a.synced() {
 			continue
 		}
-		if a.apply() {
+		writes, done := a.apply()
+		if drifted && writes > 0 {
+			a.log.Warn("mended what somebody else changed in the kernel", "writes", writes)
+		}
+		drifted = false
+		if done {
 			retryAfter = minRetry
 		} else {
 			retry.Reset(retryAfter)
@@ -216,8 +223,9 @@ func (a *Agent) drain() {
 // programmed: half of the policies would be an invitation.
 func (a *Agent) synced() bool { return len(a.unsynced) == 0 }
 
-// apply makes the plan true and says whether all of it is.
-func (a *Agent) apply() bool {
+// apply makes the plan true and says how many writes that took, and whether all
+// of it is true now.
+func (a *Agent) apply() (writes int, done bool) {
 	start := time.Now()
 	p := a.planner.Flush()
 	errs := map[string]string{}
@@ -230,9 +238,11 @@ func (a *Agent) apply() bool {
 	// Rules before links: a pod's device comes up when its policy is there.
 	writes, err := a.nft.Apply(p)
 	report("nftables", writes, err)
+	mended := false
 	if err == nil || !a.podsWaitForRules() {
 		n, err := a.route.Apply(p)
 		writes += n
+		err, mended = a.mendMissing(err)
 		report("rtnetlink", n, err)
 	}
 	n, err := a.conntrack.Apply(p)
@@ -243,7 +253,7 @@ func (a *Agent) apply() bool {
 	a.health.Replace(health.DataplaneWriteFailed, errs)
 	a.reportProblems()
 	a.wakeWaiters()
-	return len(errs) == 0
+	return writes, len(errs) == 0 && !mended && !a.health.Has(health.PodInterfaceMissing)
 }
 
 // reportProblems turns what the plan can't honour into conditions.

@@ -20,6 +20,7 @@ import (
 // restarted agent knows the pod before the store answers.
 type journaled struct {
 	Network string                     `json:"network"` // the CNI configuration's name
+	NetNSID string                     `json:"netnsID"` // see namespaceID
 	MAC     plan.MAC                   `json:"mac"`
 	Labels  map[string]string          `json:"labels,omitempty"`
 	Ports   []api.WorkloadEndpointPort `json:"ports,omitempty"`
@@ -53,7 +54,11 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	if err != nil {
 		return cni.Attached{}, err
 	}
-	extra, err := json.Marshal(journaled{Network: att.Network, MAC: *link.PodMAC, Labels: att.Labels, Ports: att.Ports})
+	netns, err := namespaceID(att.NetNS)
+	if err != nil {
+		return cni.Attached{}, err
+	}
+	extra, err := json.Marshal(journaled{Network: att.Network, NetNSID: netns, MAC: *link.PodMAC, Labels: att.Labels, Ports: att.Ports})
 	if err != nil {
 		return cni.Attached{}, err
 	}
@@ -76,8 +81,8 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 		return cni.Attached{}, errors.Join(err, a.releaseAddresses(id))
 	}
 	if err := a.program(ctx, localOf(allocation)); err != nil {
-		a.undo(id, link.HostInterface)
-		return cni.Attached{}, err
+		a.detaching.start(id, func() { a.undo(id, link.HostInterface) })
+		return cni.Attached{}, errors.Join(err, a.detaching.wait(a.running, id))
 	}
 	a.publisher.attached(endpointOf(a.config.NodeName, allocation))
 	return attached(link), nil

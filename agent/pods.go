@@ -149,6 +149,13 @@ func (d *detachments) start(id ipam.ID, f func()) {
 	}()
 }
 
+// has says whether the pod is being taken down.
+func (d *detachments) has(id ipam.ID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.running[id] != nil
+}
+
 // wait waits until the pod is not being taken down.
 func (d *detachments) wait(ctx context.Context, id ipam.ID) error {
 	d.mu.Lock()

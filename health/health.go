@@ -161,6 +161,18 @@ func (t *Tracker) update(f func() bool) {
 	}
 }
 
+// Has says whether anything is wrong in that way.
+func (t *Tracker) Has(code Code) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k := range t.current {
+		if k.code == code {
+			return true
+		}
+	}
+	return false
+}
+
 // Conditions lists what is wrong, sorted.
 func (t *Tracker) Conditions() []Condition {
 	t.mu.Lock()

@@ -36,7 +36,7 @@ func (k *Kernel) Watch(ctx context.Context, drift func()) error {
 		k.settle()
 		drifted := !pending && k.drifted()
 		if drifted {
-			k.log.Info("drift: what is ours in the kernel was changed", "links", len(k.links.changed), "addresses", len(k.addresses.changed),
+			k.log.Debug("drift: what is ours in the kernel was changed", "links", len(k.links.changed), "addresses", len(k.addresses.changed),
 				"neighbours", len(k.neighbours.changed), "forwarding", len(k.fdb.changed), "routes", len(k.routes.changed), "all", k.unread)
 		}
 		k.mu.Unlock()

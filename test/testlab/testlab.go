@@ -1,0 +1,194 @@
+// Package testlab gives tests a lab: it builds the executables once, brings a
+// lab up under a name of its own, takes it down however the test ends, and then
+// looks whether anything of it is left on the machine.
+//
+// It never touches a lab that it has not made, and knows nothing about what is
+// tested.
+package testlab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twill-net/twill/lab"
+)
+
+// Lab is a lab that is up. Its methods may be called concurrently.
+type Lab struct {
+	*lab.Client
+}
+
+// machine is what this process has made and must not leave behind.
+var machine struct {
+	mu          sync.Mutex
+	executables string
+	labs        map[string]bool
+	made        int
+}
+
+// Main is what TestMain has to call in packages that use labs. It also cleans up
+// when the tests are interrupted.
+func Main(m *testing.M) {
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-interrupted
+		fmt.Fprintln(os.Stderr, "interrupted: taking labs down")
+		clear()
+		os.Exit(130)
+	}()
+	code := m.Run()
+	clear()
+	os.Exit(code)
+}
+
+// clear takes all labs down and removes the executables. It keeps the lock, so
+// that nothing is made after it.
+func clear() {
+	machine.mu.Lock()
+	for name := range machine.labs {
+		if _, err := lab.Down(name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	if machine.executables != "" {
+		os.RemoveAll(machine.executables)
+	}
+}
+
+// build makes the executables and returns their directory.
+var build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "twill-testlab-")
+	if err != nil {
+		return "", err
+	}
+	machine.mu.Lock()
+	machine.executables = dir
+	machine.mu.Unlock()
+	cmd := exec.Command("go", "build", "-o", dir+"/", "github.com/twill-net/twill/cmd/...")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+// endTime is kept before a test's deadline, at which its process would be ended
+// without cleaning up.
+const endTime = 10 * time.Second
+
+// Up brings a lab up that is gone without a trace when the test ends. Name and
+// Executables of cfg are set. The test is skipped if it can't have a lab.
+func Up(t *testing.T, cfg lab.Config) *Lab {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("a lab needs root, to make namespaces")
+	}
+	dir, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Executables, cfg.Name = dir, register()
+	t.Cleanup(func() { forget(cfg.Name) })
+	traces := &traces{name: cfg.Name}
+	traces.before(t)
+	t.Cleanup(func() { traces.after(t) })
+	t.Cleanup(func() {
+		if _, err := lab.Down(cfg.Name); err != nil {
+			t.Error(err)
+		}
+	})
+	if deadline, ok := t.Deadline(); ok {
+		timer := time.AfterFunc(time.Until(deadline)-endTime, func() { _, _ = lab.Down(cfg.Name) })
+		t.Cleanup(func() { timer.Stop() })
+	}
+	if err := lab.Up(t.Context(), cfg, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	client, err := lab.Dial(cfg.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	l := &Lab{client}
+	traces.remember(t, l)
+	return l
+}
+
+func register() (name string) {
+	machine.mu.Lock()
+	defer machine.mu.Unlock()
+	if machine.labs == nil {
+		machine.labs = map[string]bool{}
+	}
+	machine.made++
+	name = fmt.Sprintf("t%d-%d", os.Getpid(), machine.made)
+	machine.labs[name] = true
+	return name
+}
+
+func forget(name string) {
+	machine.mu.Lock()
+	defer machine.mu.Unlock()
+	delete(machine.labs, name)
+}
+
+// Task stands for a place of the lab, to be given to space.In.
+func (l *Lab) Task(t *testing.T, at lab.Place) string {
+	t.Helper()
+	entrance, err := l.Enter(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return entrance.Task
+}
+
+// commandPatience bounds a command, so that one that hangs is a failure with
+// its name on it.
+const commandPatience = 30 * time.Second
+
+// Twill calls the twill executable for this lab and returns what it prints on
+// its standard output; what it prints on the other one is in the error.
+func (l *Lab) Twill(ctx context.Context, input string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(l.Config.Executables, "twill"), append([]string{"--lab", l.Config.Name}, args...)...)
+	cmd.Stdin = strings.NewReader(input)
+	return output(cmd)
+}
+
+// At executes a command at a place of the lab.
+func (l *Lab) At(ctx context.Context, place lab.Place, argv ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandPatience)
+	defer cancel()
+	cmd, err := l.Command(ctx, place, argv...)
+	if err != nil {
+		return "", err
+	}
+	return output(cmd)
+}
+
+func output(cmd *exec.Cmd) (string, error) {
+	var out, problem bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &problem
+	err := cmd.Run()
+	if err != nil {
+		words := cmd.Args[1:]
+		if text := strings.TrimSpace(problem.String()); text != "" {
+			err = errors.New(text)
+		}
+		err = fmt.Errorf("%s: %w", strings.Join(words, " "), err)
+	}
+	return out.String(), err
+}
