@@ -82,6 +82,12 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 	if a.route, err = route.Open(log); err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
+	if err := os.MkdirAll(config.RunDir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := a.route.KeepOriginals(config.SysctlOriginals()); err != nil {
+		return nil, err
+	}
 	if a.conntrack, err = conntrack.Open(); err != nil {
 		return nil, err
 	}

@@ -33,6 +33,10 @@ func DefaultConfig() Config {
 // Socket is the path of the CNI socket.
 func (c Config) Socket() string { return filepath.Join(c.RunDir, "cni.sock") }
 
+// SysctlOriginals is the file with the values that sysctls had before the agent
+// set them.
+func (c Config) SysctlOriginals() string { return filepath.Join(c.RunDir, "sysctl-originals") }
+
 // Validate lists everything that is wrong.
 func (c Config) Validate() error {
 	var errs []error

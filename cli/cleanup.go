@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -14,13 +15,14 @@ import (
 
 func newCleanup() *cobra.Command {
 	var yes bool
+	var runDir string
 	cmd := &cobra.Command{
 		Use:   "cleanup --yes",
 		Short: "Remove everything of Twill from this host's kernel",
 		Long: `Remove everything of Twill from the kernel of this host: the nftables table
 "inet twill", the tunnel device, the host ends of pods' interfaces, and routes
-of our protocol. What is removed is printed. Stop the agent first: it would put
-everything back.
+of our protocol; and put sysctls back to what they were. What is done is
+printed. Stop the agent first: it would put everything back.
 
 Pods of this host are cut off, which is why --yes is needed.`,
 		Example: `  twill cleanup --yes`,
@@ -35,9 +37,14 @@ Pods of this host are cut off, which is why --yes is needed.`,
 			for _, removed := range append(rules, links...) {
 				fmt.Fprintf(cmd.OutOrStdout(), "removed %s\n", removed)
 			}
-			return errors.Join(errRules, errLinks)
+			sysctls, errSysctls := route.RestoreSysctls(filepath.Join(runDir, "sysctl-originals"))
+			for _, restored := range sysctls {
+				fmt.Fprintf(cmd.OutOrStdout(), "restored %s\n", restored)
+			}
+			return errors.Join(errRules, errLinks, errSysctls)
 		},
 	}
+	cmd.Flags().StringVar(&runDir, "run-dir", "/run/twill", "the agent's --run-dir, where it noted what sysctls were")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
 	return cmd
 }

@@ -13,7 +13,7 @@ import (
 
 // Cleanup removes all that is ours, known by name, prefix and protocol, from
 // the network namespace of the calling thread, and says what that was. Pods
-// lose their network. Sysctls stay as they are.
+// lose their network. Sysctls are RestoreSysctls' business.
 func Cleanup(log *slog.Logger) (removed []string, err error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {

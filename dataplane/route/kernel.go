@@ -22,9 +22,10 @@ type Kernel struct {
 	dumping map[int]*nl.SocketHandle // a socket whose dumps are filtered by the kernel
 	events  *events
 
-	mu     sync.Mutex
-	unread bool // the next Apply reads the kernel first
-	drift  func()
+	mu        sync.Mutex
+	unread    bool // the next Apply reads the kernel first
+	drift     func()
+	originals originals // of sysctls
 
 	names   map[int]string // every device, by index
 	indexes map[string]int

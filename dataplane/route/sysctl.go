@@ -57,6 +57,9 @@ func (a *pass) putSysctl(path, want string) (bool, error) {
 		return false, nil
 	}
 	if err == nil {
+		if err := a.originals.keep(path, have); err != nil {
+			return false, err
+		}
 		err = os.WriteFile(filepath.Join(sysctlRoot, path), []byte(want), 0)
 	}
 	if errors.Is(err, fs.ErrNotExist) {

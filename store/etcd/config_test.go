@@ -135,7 +135,7 @@ func makeCertificates(t *testing.T, dir string) certificates {
 
 // startTLS is an etcd that speaks TLS, and wants client certificates if so told.
 func startTLS(t *testing.T, certs certificates, clientCerts bool) (address string) {
-	address = freeAddress(t)
+	address = freeAddress(t, "127.0.0.1")
 	c := embed.NewConfig()
 	c.Dir = filepath.Join(t.TempDir(), "data")
 	c.ListenPeerUrls = nil

@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -40,7 +41,7 @@ func TestConformanceOldest(t *testing.T) {
 	}
 	t.Log(strings.Split(string(version), "\n")[0])
 	storetest.Run(t, func(t *testing.T) storetest.Server {
-		return newServer(t, startExecutable, "http://"+freeAddress(t))
+		return newServer(t, startExecutable, "http://"+freeAddress(t, ownHost()))
 	})
 }
 
@@ -65,14 +66,20 @@ func newServer(t *testing.T, run func(t *testing.T, dir, endpoint string) (stop 
 	return s
 }
 
-// freeAddress is a loopback address that nothing listens on.
-func freeAddress(t *testing.T) string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// freeAddress is an address that nothing listens on.
+func freeAddress(t *testing.T, host string) string {
+	listener, err := net.Listen("tcp", host+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer listener.Close()
 	return listener.Addr().String()
+}
+
+// ownHost is a loopback address of the test's own: on 127.0.0.1 the port of a
+// server that is stopped for a while may become a client's.
+func ownHost() string {
+	return fmt.Sprintf("127.%d.%d.%d", 1+rand.N(250), rand.N(250), 1+rand.N(250))
 }
 
 func startEmbedded(t *testing.T, dir, endpoint string) func() {
@@ -253,7 +260,7 @@ func TestUnixSocketAndDeadEndpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lab.Close()
-	s := open(t, Config{Endpoints: []string{"http://" + freeAddress(t), endpoint}})
+	s := open(t, Config{Endpoints: []string{"http://" + freeAddress(t, ownHost()), endpoint}})
 	for i := range 10 {
 		node := api.NodeKind.New()
 		node.SetName(fmt.Sprintf("node%02d", i))

@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/twill-net/twill/health"
+)
+
+var update = flag.Bool("update", false, "write docs/reference/metrics.md")
+
+const metricsIntro = `# Metrics
+
+The agent serves them for Prometheus at ` + "`/metrics`" + ` of ` + "`--metrics-address`" + ` (default ` + "`127.0.0.1:9841`" + `), beside the usual ones of the
+Go runtime and of the process (` + "`go_*`, `process_*`" + `). ` + "`/healthz`" + ` at the same address answers 200 once the node is in step with the
+store, 503 before; its body lists what is wrong.
+
+| name | type | labels | what it is |
+|---|---|---|---|
+`
+
+// TestMetricsReference holds the page against the registry.
+func TestMetricsReference(t *testing.T) {
+	const path = "../docs/reference/metrics.md"
+	m := newMetrics(&Agent{health: &health.Tracker{}})
+	m.observe("ADD", time.Now(), nil) // what has labels is listed once it has a value
+	families, err := m.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	b.WriteString(metricsIntro)
+	for _, f := range families {
+		if !strings.HasPrefix(f.GetName(), "twill_") {
+			continue
+		}
+		values := map[string][]string{}
+		var labels []string
+		for _, metric := range f.GetMetric() {
+			for _, l := range metric.GetLabel() {
+				if values[l.GetName()] == nil {
+					labels = append(labels, l.GetName())
+				}
+				if !slices.Contains(values[l.GetName()], l.GetValue()) {
+					values[l.GetName()] = append(values[l.GetName()], l.GetValue())
+				}
+			}
+		}
+		for i, name := range labels {
+			labels[i] = "`" + name + "`: " + strings.Join(values[name], ", ")
+			switch name { // whose values are not all there from the start
+			case "command":
+				labels[i] = "`command`: ADD, DEL, CHECK, GC"
+			case "result":
+				labels[i] = "`result`: ok, error"
+			case "code":
+				labels[i] = "`code`: see [conditions](conditions.md)"
+			}
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.GetName(), strings.ToLower(f.GetType().String()), strings.Join(labels, "; "), f.GetHelp())
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(b.String(), string(got)); diff != "" {
+		t.Errorf("%s is not current; run `go test ./agent -update`:\n%s", path, diff)
+	}
+}

@@ -1,0 +1,104 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// originals is a file with the values that sysctls had before we set them, a
+// line "path value" each, so that Cleanup can put them back. It belongs on a
+// tmpfs: a boot resets both.
+type originals struct {
+	file  string // empty: nothing is kept
+	known map[string]struct{}
+}
+
+// KeepOriginals has the values that sysctls had before Apply sets them kept in
+// a file, for RestoreSysctls. What the file has already stays: it is older.
+func (k *Kernel) KeepOriginals(file string) error {
+	values, err := readOriginals(file)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.originals = originals{file, map[string]struct{}{}}
+	for _, v := range values {
+		k.originals.known[v.path] = struct{}{}
+	}
+	return nil
+}
+
+// keep notes a value before it is changed; not that of a device of ours, which
+// it goes with.
+func (o *originals) keep(path, value string) error {
+	if _, ok := o.known[path]; ok || o.file == "" || ours(sysctlLink(path)) {
+		return nil
+	}
+	f, err := os.OpenFile(o.file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("note what sysctl %s was: %w", path, err)
+	}
+	_, err = fmt.Fprintf(f, "%s %s\n", path, strings.Join(strings.Fields(value), " "))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("note what sysctl %s was: %w", path, err)
+	}
+	o.known[path] = struct{}{}
+	return nil
+}
+
+type original struct{ path, value string }
+
+func readOriginals(file string) ([]original, error) {
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []original
+	for line := range strings.Lines(string(text)) {
+		path, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if ok && filepath.IsLocal(path) {
+			out = append(out, original{path, value})
+		}
+	}
+	return out, nil
+}
+
+// RestoreSysctls puts back what KeepOriginals noted in the file, removes the
+// file, and says what it put back. A setting whose device is gone is passed
+// over.
+func RestoreSysctls(file string) (restored []string, err error) {
+	values, err := readOriginals(file)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, v := range values {
+		have, err := readSysctl(v.path)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && sameSysctl(have, v.value) {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(sysctlRoot, v.path), []byte(v.value), 0)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("put sysctl %s back: %w", v.path, err))
+			continue
+		}
+		restored = append(restored, "sysctl "+v.path+" (it is "+v.value+" again)")
+	}
+	if len(errs) > 0 {
+		return restored, errors.Join(errs...)
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return restored, err
+	}
+	return restored, nil
+}

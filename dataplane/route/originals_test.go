@@ -1,0 +1,58 @@
+package route_test
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/twill-net/twill/dataplane/route"
+	"github.com/twill-net/twill/dataplane/testnet"
+	"github.com/twill-net/twill/plan"
+)
+
+// TestSysctlsGoBackToWhatTheyWere: also when an agent that came later saw only
+// the values that an earlier one had set.
+func TestSysctlsGoBackToWhatTheyWere(t *testing.T) {
+	const forward, icmp = "net/ipv4/ip_forward", "net/ipv4/icmp_echo_ignore_all"
+	file := filepath.Join(t.TempDir(), "originals")
+	host := testnet.New(t)
+	host.Do(func() {
+		value := func(path string) string {
+			b, err := os.ReadFile("/proc/sys/" + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(b[:1])
+		}
+		for _, want := range []string{"1", "0"} {
+			k, err := route.Open(slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer k.Close()
+			if err := k.KeepOriginals(file); err != nil {
+				t.Fatal(err)
+			}
+			p := plan.New()
+			p.Sysctls.Set(forward, "1")
+			p.Sysctls.Set(icmp, want)
+			if _, err := k.Apply(p); err != nil {
+				t.Fatal(err)
+			}
+			if value(forward) != "1" || value(icmp) != want {
+				t.Fatalf("forward %s, icmp %s", value(forward), value(icmp))
+			}
+		}
+		restored, err := route.RestoreSysctls(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if value(forward) != "0" || value(icmp) != "0" || len(restored) != 1 {
+			t.Errorf("forward %s, icmp %s; restored %q", value(forward), value(icmp), restored)
+		}
+		if _, err := os.Stat(file); err == nil {
+			t.Error("the file is still there")
+		}
+	})
+}

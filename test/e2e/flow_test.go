@@ -1,0 +1,233 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twill-net/twill/lab"
+	"github.com/twill-net/twill/lab/space"
+	"github.com/twill-net/twill/lab/tool"
+)
+
+const (
+	// silence is how long a probe waits before it calls no answer a timeout.
+	silence = 400 * time.Millisecond
+	// patience is how long intent may take to be what packets meet with. Much
+	// less is usual; a busy machine must not fail a test.
+	patience = 10 * time.Second
+	// probesAtOnce keeps answers from coming late for want of processor time.
+	probesAtOnce = 48
+)
+
+// What a probe meets with.
+const (
+	open    = "open"
+	refused = "refused"
+	timeout = "timeout"
+)
+
+// flow is one connection of one family.
+type flow struct {
+	from     string // a place: NAMESPACE/POD, node/NAME or outside
+	to       string // a place or svc/NAMESPACE/NAME
+	network  string // tcp or udp
+	at       netip.AddrPort
+	expected string
+}
+
+func (f flow) String() string {
+	return fmt.Sprintf("%s → %s:%d/%s (%s)", f.from, f.to, f.at.Port(), f.network, f.at.Addr())
+}
+
+// place is where a name of a flow is.
+func place(name string) lab.Place {
+	if node, ok := strings.CutPrefix(name, "node/"); ok {
+		return lab.Node(node)
+	}
+	if name == "outside" {
+		return lab.Outside()
+	}
+	namespace, pod, _ := strings.Cut(name, "/")
+	return lab.Pod(namespace, pod)
+}
+
+// probe opens a connection from within a task's network and says what it meets
+// with. A new connection comes from a new port, so conntrack knows nothing of
+// it.
+func probe(task, network string, to netip.AddrPort) string {
+	var conn net.Conn
+	err := space.In(task, func() (err error) {
+		ctx, cancel := context.WithTimeout(context.Background(), silence)
+		defer cancel()
+		conn, err = new(net.Dialer).DialContext(ctx, network, to.String())
+		return err
+	})
+	if err == nil {
+		defer conn.Close()
+		if network == "udp" {
+			err = ask(conn)
+		}
+	}
+	switch {
+	case err == nil:
+		return open
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return refused
+	case errors.Is(err, context.DeadlineExceeded), os.IsTimeout(err):
+		return timeout
+	}
+	return err.Error()
+}
+
+// ask sends a datagram to a lab's web server, which answers it.
+func ask(conn net.Conn) error {
+	if err := conn.SetDeadline(time.Now().Add(silence)); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte(tool.AskPage)); err != nil {
+		return err
+	}
+	_, err := conn.Read(make([]byte, 2048))
+	return err
+}
+
+// flows reads lines "FROM... -> TO:PORT[/udp]...", each of which stands for all
+// pairs, in both families, and adds what is the same by another way: to a pod
+// that has a Service, by its Service.
+func (c *cluster) flows(t *testing.T, text, expected string) []flow {
+	t.Helper()
+	var out []flow
+	for line := range strings.Lines(text) {
+		if strings.TrimSpace(line) == "" {
+			continue
+		}
+		from, to, ok := strings.Cut(line, "->")
+		if !ok {
+			t.Fatalf("line %q has no ->", line)
+		}
+		for _, source := range strings.Fields(from) {
+			for _, target := range strings.Fields(to) {
+				out = append(out, c.ways(t, source, target, expected)...)
+			}
+		}
+	}
+	return out
+}
+
+// ways are the flows from one place to one TO:PORT[/udp].
+func (c *cluster) ways(t *testing.T, from, target, expected string) []flow {
+	t.Helper()
+	target, network, given := strings.Cut(target, "/udp")
+	network = "tcp"
+	if given {
+		network = "udp"
+	}
+	i := strings.LastIndexByte(target, ':')
+	port, err := strconv.ParseUint(target[i+1:], 10, 16)
+	if err != nil {
+		t.Fatalf("target %q: %v", target, err)
+	}
+	names := []string{target[:i]}
+	if _, ok := c.addresses["svc/"+target[:i]]; ok {
+		names = append(names, "svc/"+target[:i])
+	}
+	var out []flow
+	for _, name := range names {
+		if len(c.addresses[name]) == 0 {
+			t.Fatalf("there is no %q", name)
+		}
+		for _, a := range c.addresses[name] {
+			out = append(out, flow{from, name, network, netip.AddrPortFrom(a, uint16(port)), expected})
+		}
+	}
+	return out
+}
+
+// probeAll probes all flows and returns what each met with.
+func (c *cluster) probeAll(flows []flow) []string {
+	seen := make([]string, len(flows))
+	turns := make(chan struct{}, probesAtOnce)
+	var wait sync.WaitGroup
+	for i, f := range flows {
+		wait.Go(func() {
+			turns <- struct{}{}
+			seen[i] = probe(c.tasks[f.from], f.network, f.at)
+			<-turns
+		})
+	}
+	wait.Wait()
+	return seen
+}
+
+// expect waits until every flow meets with what is expected, and then checks
+// that this stays so: what is right for a moment, on the way from one state to
+// the next, does not count.
+func (c *cluster) expect(t *testing.T, pass, deny string) {
+	t.Helper()
+	flows := append(c.flows(t, pass, open), c.flows(t, deny, timeout)...)
+	began, wrong := time.Now(), []string{"not tried"}
+	for len(wrong) > 0 && time.Since(began) < patience {
+		wrong = c.differences(flows)
+	}
+	if len(wrong) > 0 {
+		t.Errorf("after %s:\n  %s", patience, strings.Join(wrong, "\n  "))
+		return
+	}
+	took := time.Since(began)
+	if wrong := c.differences(flows); len(wrong) > 0 {
+		t.Errorf("right at first, and then not:\n  %s", strings.Join(wrong, "\n  "))
+	}
+	t.Logf("%d flows are as they must be, after %s", len(flows), took.Round(time.Millisecond))
+}
+
+func (c *cluster) differences(flows []flow) []string {
+	var wrong []string
+	for i, seen := range c.probeAll(flows) {
+		if f := flows[i]; seen != f.expected {
+			wrong = append(wrong, fmt.Sprintf("%s: %s, want %s", f, seen, f.expected))
+		}
+	}
+	slices.Sort(wrong)
+	return wrong
+}
+
+// listable checks that what the agents programmed can be read with the tool
+// that people use.
+func (c *cluster) listable(t *testing.T) {
+	t.Helper()
+	for _, node := range c.Config.NodeNames() {
+		out, err := c.run("node/"+node, "nft", "list", "ruleset")
+		if errors.Is(err, exec.ErrNotFound) {
+			t.Log("nft is not installed: rulesets are not listed")
+			return
+		}
+		if err != nil || !strings.Contains(out, "table inet twill") {
+			t.Errorf("nft list ruleset on %s: %v\n%s", node, err, out)
+		}
+	}
+}
+
+// run executes a program of the host in a place's network.
+func (c *cluster) run(at string, argv ...string) (string, error) {
+	var out []byte
+	err := space.In(c.tasks[at], func() (err error) {
+		out, err = exec.Command(argv[0], argv[1:]...).CombinedOutput()
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, out)
+	}
+	return string(out), err
+}

@@ -1,0 +1,21 @@
+// Package e2e tests the whole house at once: real executables on a lab's nodes,
+// intent written with the twill command, and packets that must or must not
+// arrive. Each test asks for intent and then looks at what packets meet with.
+//
+// It never looks into a room: whatever can be tested without packets is tested
+// there.
+package e2e
+
+import (
+	"flag"
+	"testing"
+
+	"github.com/twill-net/twill/test/testlab"
+)
+
+var (
+	seed    = flag.Uint64("seed", 0, "repeat TestTraceAgreesWithPackets with this seed")
+	triples = flag.Int("triples", 96, "how many random connections TestTraceAgreesWithPackets tries")
+)
+
+func TestMain(m *testing.M) { testlab.Main(m) }
