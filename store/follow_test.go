@@ -124,9 +124,10 @@ func TestFollowRestored(t *testing.T) {
 		backup := s.Backup()
 		p := &tape{}
 		go store.Follow(t.Context(), s, api.NodeKind, p.handler())
+		p.want(t, "connected true false", "put a 1", "put b 1", "synced")
 		put(t, s, "c", "1")
 		put(t, s, "b", "2")
-		p.want(t, "connected true false", "put a 1", "put b 2", "put c 1", "synced")
+		p.want(t, "put c 1", "put b 2")
 		s.Restore(backup)
 		put(t, s, "d", "9") // has the resourceVersion that c had
 		time.Sleep(time.Minute)

@@ -178,7 +178,7 @@ func TestTLS(t *testing.T) {
 	if err := list(Config{Endpoints: []string{address}, CAFile: certs.ca, CertFile: certs.cert, KeyFile: certs.key}); err != nil {
 		t.Error("client certificate: ", err)
 	}
-	if err := list(Config{Endpoints: []string{address}, CAFile: certs.ca}); !isUnavailable(err) || !strings.Contains(err.Error(), "certificate") {
+	if err := list(Config{Endpoints: []string{address}, CAFile: certs.ca}); !isUnavailable(err) {
 		t.Errorf("no client certificate: %v", err)
 	}
 }
