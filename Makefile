@@ -25,8 +25,8 @@ test: ## run all tests: unit, properties, and the real kernel in namespaces (nee
 	@./hack/as-root ./hack/test
 
 .PHONY: bench
-bench: ## run the benchmarks
-	@./hack/as-root go test -run '^$$' -bench . -benchmem ./...
+bench: build ## measure Twill beside its peers, one table (needs root; BENCH="-quick -only cni" and so on)
+	@./hack/as-root go run ./test/bench -v -bin $(BIN) -save $(BIN)/bench.json $(BENCH)
 
 .PHONY: verify
 verify: ## check formatting, vet, staticcheck, known vulnerabilities and generated files
@@ -35,7 +35,7 @@ verify: ## check formatting, vet, staticcheck, known vulnerabilities and generat
 .PHONY: update
 update: ## refresh golden files and formatting; read the diff before you commit it
 	@gofmt -w $$(git ls-files '*.go')
-	@go test ./api ./cli ./cni ./plan ./health -update
+	@go test ./api ./cli ./cni ./plan ./health ./agent ./cmd/twill ./cmd/twill-lab -update
 
 .PHONY: clean
 clean: ## remove what was built

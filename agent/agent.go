@@ -102,6 +102,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 		a.health.Set(health.JournalRebuilt, "", "the damaged journal is kept as "+kept)
 	}
 	a.planner.SetUnderlay(a.underlay)
+	a.planner.SetExternalIPRanges(config.ExternalIPs)
 	return a, nil
 }
 
@@ -177,8 +178,9 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 	retryAfter := minRetry
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
-	// The kernel does not tell when a sysctl is changed.
-	sysctls := time.NewTicker(time.Second)
+	// The kernel does not tell when a sysctl is changed, and within a second it
+	// has to be mended.
+	sysctls := time.NewTicker(750 * time.Millisecond)
 	defer sysctls.Stop()
 	drifted := false
 	for {

@@ -22,6 +22,7 @@ type journaled struct {
 	Network string                     `json:"network"` // the CNI configuration's name
 	NetNSID string                     `json:"netnsID"` // see namespaceID
 	MAC     plan.MAC                   `json:"mac"`
+	MTU     int                        `json:"mtu"`
 	Labels  map[string]string          `json:"labels,omitempty"`
 	Ports   []api.WorkloadEndpointPort `json:"ports,omitempty"`
 }
@@ -54,11 +55,14 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	if err != nil {
 		return cni.Attached{}, err
 	}
+	if err := a.hostPortsFree(att.Ports); err != nil {
+		return cni.Attached{}, err
+	}
 	netns, err := namespaceID(att.NetNS)
 	if err != nil {
 		return cni.Attached{}, err
 	}
-	extra, err := json.Marshal(journaled{Network: att.Network, NetNSID: netns, MAC: *link.PodMAC, Labels: att.Labels, Ports: att.Ports})
+	extra, err := json.Marshal(journaled{Network: att.Network, NetNSID: netns, MAC: *link.PodMAC, MTU: link.MTU, Labels: att.Labels, Ports: att.Ports})
 	if err != nil {
 		return cni.Attached{}, err
 	}
@@ -203,12 +207,15 @@ func (a *Agent) undo(id ipam.ID, hostInterface string) {
 }
 
 func (a *Agent) releaseAddresses(id ipam.ID) error {
-	_, _, err := a.ipam.Release(id)
+	_, released, err := a.ipam.Release(id)
+	if released {
+		a.health.Clear(health.PoolExhausted, "") // until an ADD finds none again
+	}
 	return err
 }
 
 // Check implements cni.Attacher.
-func (a *Agent) Check(ctx context.Context, att cni.Attachment, _ cni.Attached) (err error) {
+func (a *Agent) Check(_ context.Context, att cni.Attachment, _ cni.Attached) (err error) {
 	defer func(start time.Time) { a.metrics.observe("CHECK", start, err) }(time.Now())
 	allocation, ok := a.ipam.Get(ipam.ID(att.ID))
 	if !ok {
@@ -218,9 +225,7 @@ func (a *Agent) Check(ctx context.Context, att cni.Attachment, _ cni.Attached) (
 	for _, addr := range allocation.Addresses {
 		link.Addresses = append(link.Addresses, netip.PrefixFrom(addr, addr.BitLen()))
 	}
-	if err := a.onLoop(ctx, func() { link.MTU = a.planner.PodMTU() }); err != nil {
-		return err
-	}
+	link.MTU = journalOf(allocation).MTU
 	return pod.Check(link)
 }
 

@@ -34,6 +34,7 @@ func newOptions(flags *pflag.FlagSet) *options {
 		{name: "node-ip", help: "this node's addresses, at most one of a family, separated by a comma; default those of the device with the default route"},
 		{name: "state-dir", value: d.StateDir, help: "directory of the journal of addresses"},
 		{name: "run-dir", value: d.RunDir, help: "directory of the CNI socket"},
+		{name: "external-ips", help: "ranges in which Services may take external IPs, separated by commas; default none"},
 		{name: "metrics-address", value: d.MetricsAddress, help: "where /metrics and /healthz are served; empty: nowhere"},
 		{name: "log-level", value: "info", help: "debug, info, warn or error"},
 	}}
@@ -93,6 +94,13 @@ func (o *options) config() (Config, slog.Level, error) {
 		}
 		c.NodeIPs = append(c.NodeIPs, ip.Unmap())
 	}
+	for _, text := range strings.FieldsFunc(values["external-ips"], func(r rune) bool { return r == ',' }) {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			return c, 0, fmt.Errorf("--external-ips: %w", err)
+		}
+		c.ExternalIPs = append(c.ExternalIPs, prefix.Masked())
+	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(values["log-level"])); err != nil {
 		return c, 0, fmt.Errorf("--log-level %q: use debug, info, warn or error", values["log-level"])
@@ -122,7 +130,7 @@ it reads the kernel and writes only the difference.`,
 			return err
 		}
 		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
-		st, err := s.OpenStore(cmd.Context())
+		st, err := s.OpenClusterStore(cmd.Context())
 		if err != nil {
 			return err
 		}

@@ -21,6 +21,10 @@ type Config struct {
 	StateDir string
 	// RunDir holds the CNI socket.
 	RunDir string
+	// ExternalIPs are the ranges in which Services may take external IPs. Anybody
+	// who may write a Service could else take over any address
+	// (CVE-2020-8554).
+	ExternalIPs []netip.Prefix
 	// MetricsAddress serves /metrics and /healthz; empty: not served.
 	MetricsAddress string
 }

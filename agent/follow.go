@@ -2,12 +2,14 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/health"
+	"github.com/twill-net/twill/ipam"
 	"github.com/twill-net/twill/store"
 )
 
@@ -61,6 +63,7 @@ func (a *Agent) put(obj api.Object) {
 		}
 	case *api.WorkloadEndpoint:
 		if o.Spec.Node == a.config.NodeName {
+			a.identify(o)
 			a.publisher.observe(o)
 		}
 	}
@@ -80,7 +83,18 @@ func (a *Agent) deleted(kind *api.Kind, key api.Key) {
 		}
 	case api.WorkloadEndpointKind:
 		a.publisher.gone(key)
+	case api.IPAMBlockKind:
+		// Somebody took a block back that pods here have addresses of, such as
+		// by deleting this node's object: it is claimed again.
+		if a.ownsBlock(key.Name) {
+			go a.confirmBlocks(a.running)
+		}
 	}
+}
+
+// ownsBlock says whether a block is this node's by its journal.
+func (a *Agent) ownsBlock(name string) bool {
+	return slices.ContainsFunc(a.ipam.Blocks(), func(b ipam.Block) bool { return ipam.BlockName(b.Prefix) == name })
 }
 
 // confirmBlocks compares the node's blocks with the store's. What the store says
@@ -90,7 +104,7 @@ func (a *Agent) confirmBlocks(ctx context.Context) {
 		lost, err := a.ipam.ConfirmBlocks(ctx)
 		if err == nil {
 			for _, prefix := range lost {
-				a.log.Error("a block of this node is another node's now; its pods need new addresses", "block", prefix)
+				a.health.Set(health.BlockLost, prefix.String(), "was given up by "+a.config.NodeName)
 			}
 			return
 		}
@@ -109,4 +123,5 @@ func (a *Agent) setPools() {
 	}
 	// A pool that can't be used is listed among the planner's problems.
 	_ = a.ipam.SetPools(pools)
+	a.health.Clear(health.PoolExhausted, "") // the next ADD tries the new pools
 }

@@ -18,9 +18,9 @@ var update = flag.Bool("update", false, "write docs/reference/metrics.md")
 
 const metricsIntro = `# Metrics
 
-The agent serves them for Prometheus at ` + "`/metrics`" + ` of ` + "`--metrics-address`" + ` (default ` + "`127.0.0.1:9841`" + `), beside the usual ones of the
-Go runtime and of the process (` + "`go_*`, `process_*`" + `). ` + "`/healthz`" + ` at the same address answers 200 once the node is in step with the
-store, 503 before; its body lists what is wrong.
+The agent serves them for Prometheus at ` + "`/metrics`" + ` of ` + "`--metrics-address`" + ` (default ` + "`127.0.0.1:9841`" + `), beside the
+usual ones of the Go runtime and of the process (` + "`go_*`, `process_*`" + `). ` + "`/healthz`" + ` at the same address answers 200 once
+the node is in step with the store, 503 before; its body lists what is wrong.
 
 | name | type | labels | what it is |
 |---|---|---|---|

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/twill-net/twill/api"
@@ -28,9 +29,8 @@ func podMAC(att cni.Attachment) (*plan.MAC, error) {
 	return &m, nil
 }
 
-// journalOf is what the journal keeps of a pod; nothing of one that was adopted:
-// the store's endpoint has its labels, and nothing is programmed before that was
-// seen.
+// journalOf is what the journal keeps of a pod; nothing of one that was adopted
+// and is not identified yet.
 func journalOf(al ipam.Allocation) (j journaled) {
 	if len(al.Extra) > 0 {
 		_ = json.Unmarshal(al.Extra, &j)
@@ -43,7 +43,7 @@ func localOf(al ipam.Allocation) plan.Local {
 	j := journalOf(al)
 	return plan.Local{
 		Pod: api.Key{Namespace: al.Namespace, Name: al.Pod}, ContainerID: al.ContainerID,
-		HostInterface: al.HostInterface, MAC: j.MAC, Addrs: al.Addresses, Labels: j.Labels, Ports: j.Ports,
+		HostInterface: al.HostInterface, MAC: j.MAC, MTU: j.MTU, Addrs: al.Addresses, Labels: j.Labels, Ports: j.Ports,
 	}
 }
 
@@ -60,6 +60,30 @@ func endpointOf(node string, al ipam.Allocation) *api.WorkloadEndpoint {
 		w.Spec.IPNetworks = append(w.Spec.IPNetworks, netip.PrefixFrom(a, a.BitLen()).String())
 	}
 	return w
+}
+
+// hostPortsFree refuses host ports that another pod of this node has.
+func (a *Agent) hostPortsFree(ports []api.WorkloadEndpointPort) error {
+	if !slices.ContainsFunc(ports, func(p api.WorkloadEndpointPort) bool { return p.HostPort != 0 }) {
+		return nil
+	}
+	for _, al := range a.ipam.List() {
+		for _, have := range journalOf(al).Ports {
+			for _, want := range ports {
+				if want.HostPort != 0 && want.HostPort == have.HostPort && want.Protocol == have.Protocol &&
+					(want.HostIP == have.HostIP || anyHostIP(want.HostIP) || anyHostIP(have.HostIP)) {
+					return fmt.Errorf("host port %d/%s is pod %s/%s's on this node: choose another, or another node",
+						want.HostPort, want.Protocol, al.Namespace, al.Pod)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func anyHostIP(text string) bool {
+	ip, err := netip.ParseAddr(text)
+	return text == "" || err == nil && ip.IsUnspecified()
 }
 
 // attached is what the runtime is told.
@@ -120,6 +144,31 @@ func (a *Agent) restorePods() error {
 		a.publisher.attached(endpointOf(a.config.NodeName, al))
 	}
 	return nil
+}
+
+// identify takes from the store's endpoint whose an adopted interface is: its
+// device tells no more than the container. Nothing is programmed before all
+// endpoints were seen, so no policy is late. It runs on the loop.
+func (a *Agent) identify(w *api.WorkloadEndpoint) {
+	id := ipam.ID{ContainerID: w.Spec.ContainerID, IfName: w.Spec.Endpoint}
+	if al, ok := a.ipam.Get(id); !ok || al.Pod != "" {
+		return
+	}
+	j := journaled{Labels: w.Labels, Ports: w.Spec.Ports}
+	j.MAC, _ = plan.ParseMAC(w.Spec.MAC) // without one there is no permanent neighbour
+	extra, err := json.Marshal(j)
+	if err != nil {
+		a.log.Error("note whose an interface is", "namespace", w.Namespace, "pod", w.Name, "error", err)
+		return
+	}
+	al, ok, err := a.ipam.Identify(id, w.Namespace, w.Name, extra)
+	if err != nil {
+		a.log.Error("note whose an interface is", "namespace", w.Namespace, "pod", w.Name, "error", err)
+	}
+	if ok {
+		a.planner.SetLocal(localOf(al))
+		a.publisher.attached(endpointOf(a.config.NodeName, al))
+	}
 }
 
 // detachments are the pods that are being taken down in the background.

@@ -49,8 +49,12 @@ func (p *publisher) update(f func()) {
 	}
 }
 
-// attached publishes a pod.
+// attached publishes a pod. One that was adopted has no name until the store's
+// endpoint tells it.
 func (p *publisher) attached(w *api.WorkloadEndpoint) {
+	if w.Name == "" {
+		return
+	}
 	p.update(func() {
 		p.pods[api.KeyOf(w)] = w
 		p.pending[api.KeyOf(w)] = struct{}{}
@@ -59,6 +63,9 @@ func (p *publisher) attached(w *api.WorkloadEndpoint) {
 
 // detached takes back a pod, unless a successor of the same name has come.
 func (p *publisher) detached(key api.Key, containerID string) {
+	if key.Name == "" {
+		return
+	}
 	p.update(func() {
 		if w := p.pods[key]; w != nil && w.Spec.ContainerID != containerID {
 			return

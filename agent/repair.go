@@ -73,7 +73,7 @@ func (a *Agent) reattach(al ipam.Allocation) error {
 	}
 	link := pod.Attachment{
 		NetNS: al.NetNS, PodInterface: al.IfName, HostInterface: al.HostInterface, ContainerID: al.ContainerID,
-		PodMAC: &j.MAC, MTU: a.planner.PodMTU(),
+		PodMAC: &j.MAC, MTU: j.MTU,
 	}
 	for _, addr := range al.Addresses {
 		link.Addresses = append(link.Addresses, netip.PrefixFrom(addr, addr.BitLen()))

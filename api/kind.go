@@ -137,7 +137,10 @@ func LookupGVK(apiVersion, name string) *Kind {
 
 // Key names one object within its kind. Namespace is empty for cluster-scoped
 // kinds.
-type Key struct{ Namespace, Name string }
+type Key struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+}
 
 // KeyOf returns the object's key.
 func KeyOf(obj metav1.Object) Key { return Key{obj.GetNamespace(), obj.GetName()} }

@@ -255,6 +255,8 @@ func validateTrafficPolicies(path *field.Path, s *corev1.ServiceSpec) field.Erro
 		known := []string{corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameNode, corev1.ServiceTrafficDistributionPreferSameZone}
 		if !slices.Contains(known, *d) {
 			errs = append(errs, field.NotSupported(path.Child("trafficDistribution"), *d, known))
+		} else {
+			errs = append(errs, field.Forbidden(path.Child("trafficDistribution"), "the controller puts no topology hints into EndpointSlices; leave it out"))
 		}
 	}
 	return errs

@@ -264,6 +264,21 @@ func TestConnection(t *testing.T) {
 	}
 }
 
+// TestNotInTheLab: what runs in a cluster does not join a lab that happens to
+// run on this machine.
+func TestNotInTheLab(t *testing.T) {
+	term := newTerminal()
+	term.labs = []string{"/run/twill-lab/a/etcd.sock"}
+	for _, args := range [][]string{{"controller"}, {"controller", "--lab", "a"}} {
+		var out, errOut bytes.Buffer
+		code := term.run(context.Background(), &out, &errOut, nil, args...)
+		want := "error: the store would be that of lab a, whose nodes have agents and a controller of their own: say --etcd-endpoints\n"
+		if code != ExitUsage || errOut.String() != want {
+			t.Errorf("%v: %d %s, want %d %s", args, code, errOut.String(), ExitUsage, want)
+		}
+	}
+}
+
 // TestOpenFails: what etcd.Open refuses is a failure with its reason.
 func TestOpenFails(t *testing.T) {
 	term := newTerminal()

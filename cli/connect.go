@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"path/filepath"
 	"slices"
@@ -19,19 +20,27 @@ import (
 const (
 	defaultEndpoint = "http://127.0.0.1:2379"
 	labSockets      = "/run/twill-lab/*/etcd.sock"
+	labSupervisor   = "sock" // beside the store's socket
+	labSource       = "lab " // and its name: where a setting comes from
 )
 
-// runningLabs lists the sockets of the stores of labs on this machine. A socket
-// on which nobody listens is what a crash left.
+// runningLabs lists the sockets of the stores of labs on this machine. A lab
+// whose store is down still runs while its supervisor does; sockets on which
+// nobody listens at all are what a crash left.
 func runningLabs() ([]string, error) {
 	sockets, err := filepath.Glob(labSockets)
 	return slices.DeleteFunc(sockets, func(socket string) bool {
-		conn, err := net.Dial("unix", socket)
-		if err == nil {
-			conn.Close()
-		}
-		return errors.Is(err, syscall.ECONNREFUSED)
+		return refused(socket) && refused(filepath.Join(filepath.Dir(socket), labSupervisor))
 	}), err
+}
+
+// refused says whether nobody listens on a socket.
+func refused(socket string) bool {
+	conn, err := net.Dial("unix", socket)
+	if err == nil {
+		conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
 }
 
 // connection is how to reach the store, as typed.
@@ -97,7 +106,7 @@ func (s *Session) resolve() ([]Setting, error) {
 	}
 	for _, socket := range sockets {
 		if name := labName(socket); lab.Value == "" || lab.Value == name {
-			endpoints.Value, endpoints.Source = "unix://"+socket, "lab "+name
+			endpoints.Value, endpoints.Source = "unix://"+socket, labSource+name
 			return settings, nil
 		}
 	}
@@ -130,6 +139,23 @@ func (s *Session) OpenStore(ctx context.Context) (store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.openAt(ctx, settings)
+}
+
+// OpenClusterStore is OpenStore for what runs in a cluster. It refuses a lab's
+// store: an agent outside of the lab's nodes would make this machine one of them.
+func (s *Session) OpenClusterStore(ctx context.Context) (store.Store, error) {
+	settings, err := s.resolve()
+	if err != nil {
+		return nil, err
+	}
+	if source := settings[0].Source; strings.HasPrefix(source, labSource) {
+		return nil, usagef("the store would be that of %s, whose nodes have agents and a controller of their own: say --etcd-endpoints", source)
+	}
+	return s.openAt(ctx, settings)
+}
+
+func (s *Session) openAt(ctx context.Context, settings []Setting) (store.Store, error) {
 	value := map[string]string{}
 	for _, setting := range settings {
 		value[setting.Name] = setting.Value

@@ -33,7 +33,7 @@ others wait.`,
 				}
 				config.ServiceCIDRs = append(config.ServiceCIDRs, p)
 			}
-			st, err := s.OpenStore(cmd.Context())
+			st, err := s.OpenClusterStore(cmd.Context())
 			if err != nil {
 				return err
 			}

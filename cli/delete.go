@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -105,6 +106,11 @@ func (d *deleteCommand) deleteOne(cmd *cobra.Command, st store.Store, obj api.Ob
 			return err
 		}
 	}
+	if kind == api.IPPoolKind {
+		if err := poolUnused(ctx, st, obj.GetName()); err != nil {
+			return err
+		}
+	}
 	err := st.Delete(ctx, kind, api.KeyOf(obj), "")
 	switch {
 	case errors.Is(err, store.ErrNotFound) && d.ignoreNotFound:
@@ -114,6 +120,38 @@ func (d *deleteCommand) deleteOne(cmd *cobra.Command, st store.Store, obj api.Ob
 	}
 	_, err = fmt.Fprintln(cmd.OutOrStdout(), resource(obj), "deleted")
 	return err
+}
+
+// poolUnused refuses to delete a pool that pods have addresses of: without it
+// they would count as outside of the cluster, and be masqueraded.
+func poolUnused(ctx context.Context, st store.Store, name string) error {
+	obj, err := st.Get(ctx, api.IPPoolKind, api.Key{Name: name})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil // the deletion says so
+	}
+	if err != nil {
+		return err
+	}
+	cidr, err := netip.ParsePrefix(obj.(*api.IPPool).Spec.CIDR)
+	if err != nil {
+		return nil // nobody can have an address of it
+	}
+	pods, err := listOf[*api.WorkloadEndpoint](ctx, st, api.WorkloadEndpointKind, "")
+	if err != nil {
+		return err
+	}
+	used := 0
+	for _, w := range pods {
+		for _, text := range w.Spec.IPNetworks {
+			if p, err := netip.ParsePrefix(text); err == nil && cidr.Contains(p.Addr()) {
+				used++
+			}
+		}
+	}
+	if used > 0 {
+		return fmt.Errorf("delete ippool/%s: %s its addresses: set spec.disabled, stop them, then delete it", name, map[bool]string{true: "a pod has", false: fmt.Sprintf("%d pods have", used)}[used == 1])
+	}
+	return nil
 }
 
 // emptyNamespace deletes what is in a namespace, so that nothing is left that

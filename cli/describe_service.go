@@ -28,6 +28,9 @@ func describeService(ctx context.Context, st store.Store, p *page, s *corev1.Ser
 	if s.Spec.ExternalTrafficPolicy != "" {
 		p.field("Policy outside", policyText(&s.Spec.ExternalTrafficPolicy))
 	}
+	for _, c := range s.Status.Conditions {
+		p.field("Condition", fmt.Sprintf("%s %s: %s", c.Type, c.Status, c.Message))
+	}
 	slices, err := serviceSlices(ctx, st, s.Namespace, s.Name)
 	if err != nil {
 		return err

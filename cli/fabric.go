@@ -80,7 +80,12 @@ stay behind it, for peers that can't be reached by it. With --only there are no
 others: peers that don't receive it can't be reached.`,
 		Example: `  twill fabric set host-gw
   twill fabric set vxlan --only`,
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 || !slices.Contains(api.Backends(), args[0]) {
+				return fmt.Errorf("say which back end to prefer: %s", strings.Join(api.Backends(), " or "))
+			}
+			return nil
+		},
 		ValidArgs: api.Backends(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			st, err := s.OpenStore(cmd.Context())
@@ -120,11 +125,14 @@ func preferBackend(ctx context.Context, st store.Store, backend string, only boo
 		if err != nil {
 			return nil, err
 		}
-		others := slices.DeleteFunc(config.Spec.Preference, func(name string) bool { return name == backend })
-		if only {
-			others = nil
+		// All others follow, so that this also takes back an --only.
+		preference := []string{backend}
+		for _, name := range append(config.Spec.Preference, api.Backends()...) {
+			if !only && !slices.Contains(preference, name) {
+				preference = append(preference, name)
+			}
 		}
-		config.Spec.Preference = append([]string{backend}, others...)
+		config.Spec.Preference = preference
 		if config.ResourceVersion == "" {
 			_, err = st.Create(ctx, config)
 		} else {

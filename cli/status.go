@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -12,8 +13,11 @@ import (
 	"github.com/spf13/cobra"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/controller"
 	"github.com/twill-net/twill/fabric"
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/store"
@@ -24,7 +28,7 @@ type clusterStatus struct {
 	Nodes      []nodeStatus   `json:"nodes"`
 	Preference []string       `json:"fabricPreference"`
 	Counts     map[string]int `json:"counts"`
-	Conditions []nodeTrouble  `json:"conditions"`
+	Conditions []trouble      `json:"conditions"`
 }
 
 type nodeStatus struct {
@@ -37,12 +41,17 @@ type nodeStatus struct {
 	MTU      int      `json:"mtu"` // of the underlay
 }
 
-// nodeTrouble is something that is wrong, with the remedy.
-type nodeTrouble struct {
-	Node   string `json:"node"`
-	Code   string `json:"code"`
-	Detail string `json:"detail"`
-	Remedy string `json:"remedy"`
+// trouble is something that is wrong, with the remedy.
+type trouble struct {
+	Subject string `json:"subject"` // "node NAME", "service NAMESPACE/NAME"
+	Code    string `json:"code"`
+	Detail  string `json:"detail"`
+	Remedy  string `json:"remedy"`
+}
+
+func newTrouble(subject string, code health.Code, detail string) trouble {
+	d, _ := health.Lookup(code)
+	return trouble{subject, string(code), detail, d.Remedy}
 }
 
 func newStatus(s *Session) *cobra.Command {
@@ -77,7 +86,10 @@ Exit code 1 if something is wrong.`,
 				printStatus(cmd.OutOrStdout(), status)
 			}
 			if err == nil && len(status.Conditions) > 0 {
-				return fmt.Errorf("%d conditions need attention", len(status.Conditions))
+				if n := len(status.Conditions); n > 1 {
+					return fmt.Errorf("%d conditions need attention", n)
+				}
+				return errors.New("a condition needs attention")
 			}
 			return err
 		},
@@ -95,7 +107,7 @@ func readStatus(ctx context.Context, st store.Store, now time.Time) (*clusterSta
 		}
 		lists[kind] = list.Items
 	}
-	out := &clusterStatus{Preference: fabric.DefaultPreference, Counts: map[string]int{}, Conditions: []nodeTrouble{}}
+	out := &clusterStatus{Preference: fabric.DefaultPreference, Counts: map[string]int{}, Conditions: []trouble{}}
 	for _, obj := range lists[api.FabricConfigurationKind] {
 		out.Preference = fabric.ConfigFrom(obj.(*api.FabricConfiguration)).Preference
 	}
@@ -122,6 +134,13 @@ func readStatus(ctx context.Context, st store.Store, now time.Time) (*clusterSta
 		slices.Sort(node.Blocks)
 		out.Nodes = append(out.Nodes, node)
 		out.Conditions = append(out.Conditions, troublesOf(n, node, silent)...)
+	}
+	for _, obj := range lists[api.ServiceKind] {
+		svc := obj.(*corev1.Service)
+		c := meta.FindStatusCondition(svc.Status.Conditions, controller.AllocatedCondition)
+		if c != nil && c.Status == metav1.ConditionFalse {
+			out.Conditions = append(out.Conditions, newTrouble("service "+api.KeyOf(svc).String(), health.ServiceNotAllocated, c.Message))
+		}
 	}
 	return out, nil
 }
@@ -153,11 +172,10 @@ func statusOf(n *corev1.Node, lease *coordinationv1.Lease, now time.Time) (node 
 	return node, false
 }
 
-func troublesOf(n *corev1.Node, node nodeStatus, silent bool) []nodeTrouble {
-	var out []nodeTrouble
+func troublesOf(n *corev1.Node, node nodeStatus, silent bool) []trouble {
+	var out []trouble
 	add := func(code health.Code, detail string) {
-		d, _ := health.Lookup(code)
-		out = append(out, nodeTrouble{Node: n.Name, Code: string(code), Detail: detail, Remedy: d.Remedy})
+		out = append(out, newTrouble("node "+n.Name, code, detail))
 	}
 	if silent {
 		add(health.AgentSilent, node.Agent)
@@ -187,7 +205,7 @@ func printStatus(w io.Writer, s *clusterStatus) {
 	}
 	fmt.Fprintln(w)
 	for _, c := range s.Conditions {
-		fmt.Fprintf(w, "%s  %s\n", c.Code, c.Node)
+		fmt.Fprintf(w, "%s  %s\n", c.Code, c.Subject)
 		for line := range strings.Lines(c.Detail) {
 			fmt.Fprintf(w, "    %s\n", strings.TrimRight(line, "\n"))
 		}

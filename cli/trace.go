@@ -113,8 +113,8 @@ func printReport(w io.Writer, r *trace.Report, output string) error {
 		}
 		return "\x1b[31m" + text + "\x1b[0m"
 	}
-	fmt.Fprintf(w, "from      %s, %s\n", r.From, where(r.From, r.Source))
-	fmt.Fprintf(w, "to        %s, %s port %d/%s\n", r.To, where(r.To, r.Address), r.Port, r.Protocol)
+	fmt.Fprintf(w, "from      %s%s\n", r.From, where(r.From, r.Source))
+	fmt.Fprintf(w, "to        %s%s port %d/%s\n", r.To, where(r.To, r.Address), r.Port, r.Protocol)
 	if t := r.Service; t != nil {
 		seen := "endpoints see the client's own address"
 		if !t.KeepsSource {
@@ -140,11 +140,15 @@ func printReport(w io.Writer, r *trace.Report, output string) error {
 	return err
 }
 
+// where is the address behind a party's name, unless that is the address.
 func where(p trace.Party, addr netip.Addr) string {
-	if p.Pod != nil {
-		return fmt.Sprintf("%s on node %s", addr, p.Node)
+	switch {
+	case p.Pod != nil:
+		return fmt.Sprintf(", %s on node %s", addr, p.Node)
+	case p.About == "outside":
+		return ""
 	}
-	return addr.String()
+	return ", " + addr.String()
 }
 
 // probe sends a real packet from the pod by the lab's own tool, whose exit code
@@ -181,6 +185,11 @@ func (s *Session) probe(cmd *cobra.Command, r *trace.Report, q trace.Query) erro
 	}
 	if r.Verdict == trace.Partly {
 		_, err := fmt.Fprintf(cmd.OutOrStdout(), "probe     %s: it depends on the endpoint\n", seen)
+		return err
+	}
+	if r.Verdict == trace.Allowed && protocol == "udp" && seen == "timeout" {
+		// A server need not answer a datagram that means nothing to it.
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "probe     %s: undecided, nobody has to answer UDP\n", seen)
 		return err
 	}
 	return fmt.Errorf("the probe met with %q, which is not what the trace says (%s): %s", seen, r.Verdict, strings.TrimSpace(string(out)))

@@ -187,12 +187,18 @@ func Receives(self Self, cfg Config) api.Receives {
 }
 
 // PodMTU is the MTU of pods: what is left of the underlay's after the largest
-// overhead among the back ends that the cluster prefers.
-func PodMTU(self Self, cfg Config) int {
+// overhead among the back ends that may carry the traffic of pools with these
+// modes; the cluster's preference counts for a pool without one.
+func PodMTU(self Self, cfg Config, modes []api.EncapsulationMode) int {
+	if len(modes) == 0 {
+		modes = []api.EncapsulationMode{""}
+	}
 	overhead := 0
-	for _, name := range cfg.Preference {
-		if b, ok := lookup(name); ok {
-			overhead = max(overhead, b.Overhead(self))
+	for _, mode := range modes {
+		for _, name := range order(cfg.Preference, mode) {
+			if b, ok := lookup(name); ok {
+				overhead = max(overhead, b.Overhead(self))
+			}
 		}
 	}
 	return self.Underlay.MTU - overhead

@@ -77,14 +77,18 @@ func TestPodMTU(t *testing.T) {
 		name   string
 		self   Self
 		config Config
+		modes  []api.EncapsulationMode
 		want   int
 	}{
-		{"vxlan over IPv4", self(), ConfigFrom(nil), 1450},
-		{"vxlan over IPv6", onlyV6, ConfigFrom(nil), 1430},
-		{"host-gw alone", self(), Config{Preference: []string{"host-gw"}}, 1500},
-		{"host-gw first, vxlan possible", self(), Config{Preference: []string{"host-gw", "vxlan"}}, 1450},
+		{"vxlan over IPv4", self(), ConfigFrom(nil), nil, 1450},
+		{"vxlan over IPv6", onlyV6, ConfigFrom(nil), nil, 1430},
+		{"host-gw alone", self(), Config{Preference: []string{"host-gw"}}, nil, 1500},
+		{"host-gw first, vxlan possible", self(), Config{Preference: []string{"host-gw", "vxlan"}}, nil, 1450},
+		{"host-gw alone, but a pool that says Always", self(), Config{Preference: []string{"host-gw"}}, []api.EncapsulationMode{"", api.EncapAlways}, 1450},
+		{"host-gw alone, but a pool across subnets", self(), Config{Preference: []string{"host-gw"}}, []api.EncapsulationMode{api.EncapCrossSubnet}, 1450},
+		{"vxlan, but the only pool says Never", self(), ConfigFrom(nil), []api.EncapsulationMode{api.EncapNever}, 1500},
 	} {
-		if got := PodMTU(c.self, c.config); got != c.want {
+		if got := PodMTU(c.self, c.config, c.modes); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 	}

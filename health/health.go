@@ -30,9 +30,11 @@ const (
 	NoPathToNode         Code = "NoPathToNode"
 	ObjectInvalid        Code = "ObjectInvalid"
 	ServiceNotProgrammed Code = "ServiceNotProgrammed"
+	ServiceNotAllocated  Code = "ServiceNotAllocated"
 	PoolExhausted        Code = "PoolExhausted"
 	PodInterfaceMissing  Code = "PodInterfaceMissing"
 	JournalRebuilt       Code = "JournalRebuilt"
+	BlockLost            Code = "BlockLost"
 	AgentSilent          Code = "AgentSilent"
 )
 
@@ -49,12 +51,16 @@ var definitions = []Definition{
 		"correct it with `twill apply`, which validates"},
 	{ServiceNotProgrammed, "a service asks for something that Twill does not do",
 		"read the detail and change the service"},
+	{ServiceNotAllocated, "a service could not be given the cluster IP or node port that it asks for",
+		"read the detail and ask for another, or for none"},
 	{PoolExhausted, "no address is left for new pods of this node",
 		"release addresses or add a pool"},
 	{PodInterfaceMissing, "the host end of a pod's interface was removed; the pod is cut off",
 		"restart the pod"},
 	{JournalRebuilt, "the journal of addresses was damaged and was rebuilt from the kernel",
 		"look at the disk; the damaged file is kept beside it"},
+	{BlockLost, "a block of addresses is another node's by now; pods with addresses from it can't be reached from other nodes",
+		"restart these pods, so that they get new addresses"},
 	{AgentSilent, "the node's agent has not renewed its lease",
 		"see whether `twill agent` runs on the node, and its log"},
 }

@@ -138,7 +138,7 @@ func TestExhausted(t *testing.T) {
 	}
 	mustAllocate(t, a, request("b"))
 	_, err := a.Allocate(t.Context(), request("c"))
-	const want = "pool 10.244.0.0/30 is exhausted on node01: release addresses (twill ipam check) or add a pool"
+	const want = "pool 10.244.0.0/30 is exhausted on node01: remove pods from this node or add a pool"
 	if !errors.Is(err, ErrExhausted) || err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
@@ -306,6 +306,18 @@ func TestReopen(t *testing.T) {
 	again, err := a.Reconcile(live)
 	if err != nil || len(again.Freed)+len(again.Adopted) != 0 {
 		t.Errorf("second time: %+v, %v", again, err)
+	}
+	// What the store knows of y is kept, once.
+	if al, ok, err := a.Identify(ID{"y", "eth0"}, "ns", "y", []byte("e")); err != nil || !ok || al.Pod != "y" || len(al.Addresses) != 1 {
+		t.Errorf("identify: %+v, %v, %v", al, ok, err)
+	}
+	for _, id := range []ID{{"y", "eth0"}, {"z", "eth0"}} {
+		if al, ok, err := a.Identify(id, "ns", "other", nil); ok || err != nil {
+			t.Errorf("identify %s: %+v, %v", id, al, err)
+		}
+	}
+	if al, _ := a.Get(ID{"y", "eth0"}); al.Pod != "y" || string(al.Extra) != "e" {
+		t.Errorf("after identifying: %+v", al)
 	}
 	used := map[netip.Addr]bool{}
 	for _, al := range a.List() {

@@ -193,5 +193,5 @@ func exhausted(node string, pools []Pool) error {
 	if len(names) != 1 {
 		subject = "pools " + strings.Join(names, ", ") + " are"
 	}
-	return exhaustedError(fmt.Sprintf("%s exhausted on %s: release addresses (twill ipam check) or add a pool", subject, node))
+	return exhaustedError(fmt.Sprintf("%s exhausted on %s: remove pods from this node or add a pool", subject, node))
 }

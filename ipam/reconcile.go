@@ -111,6 +111,24 @@ func (a *Allocator) adopt(live []Interface, r *Report) error {
 	return nil
 }
 
+// Identify notes whose an adopted interface is, and returns what it has; false
+// if there is none that was adopted under this ID and not identified yet.
+func (a *Allocator) Identify(id ID, namespace, pod string, extra []byte) (Allocation, bool, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	known := a.allocations[id]
+	if known == nil || known.Pod != "" {
+		return Allocation{}, false, nil
+	}
+	al := *known
+	al.Namespace, al.Pod, al.Extra = namespace, pod, extra
+	if err := a.journal.apply(change{put: []Allocation{al}}); err != nil {
+		return Allocation{}, false, err
+	}
+	a.allocations[id] = &al
+	return al, true, nil
+}
+
 // ConfirmBlocks compares the node's blocks with the store: blocks that the
 // store lacks are claimed again, blocks that only the store knows are adopted,
 // and blocks that are another node's by now are given up and returned. Pods

@@ -256,4 +256,10 @@ func (f *fabricPlanner) modeOf(prefix netip.Prefix) api.EncapsulationMode {
 }
 
 // podMTU is the MTU of this node's pods.
-func (f *fabricPlanner) podMTU() int { return fabric.PodMTU(f.self, f.config) }
+func (f *fabricPlanner) podMTU() int {
+	var modes []api.EncapsulationMode
+	for _, p := range f.pools {
+		modes = append(modes, p.mode)
+	}
+	return fabric.PodMTU(f.self, f.config, modes)
+}

@@ -77,6 +77,7 @@ func (pl *Planner) put(obj api.Object) error {
 			pl.pods.replanAll()
 		}
 	case *api.IPPool:
+		defer pl.pods.replanAll() // their MTU may depend on it
 		return pl.fabric.setPool(o)
 	case *api.IPAMBlock:
 		return pl.fabric.setBlock(o)
@@ -119,6 +120,7 @@ func (pl *Planner) Delete(kind *api.Kind, key api.Key) {
 		}
 	case api.IPPoolKind:
 		pl.fabric.deletePool(key.Name)
+		pl.pods.replanAll()
 	case api.IPAMBlockKind:
 		pl.fabric.deleteBlock(key.Name)
 	case api.WorkloadEndpointKind:
@@ -130,6 +132,12 @@ func (pl *Planner) Delete(kind *api.Kind, key api.Key) {
 	case api.NetworkPolicyKind:
 		pl.policy.deletePolicy(key)
 	}
+}
+
+// SetExternalIPRanges says in which ranges Services may take external IPs; none
+// at first.
+func (pl *Planner) SetExternalIPRanges(ranges []netip.Prefix) {
+	pl.services.setExternalIPRanges(ranges)
 }
 
 // SetLocal takes in a pod that is attached to this node.

@@ -13,6 +13,7 @@ type Local struct {
 	ContainerID   string
 	HostInterface string
 	MAC           MAC // the pod end's
+	MTU           int // of both ends; 0: what a new pod would get
 	Addrs         []netip.Addr
 	Labels        map[string]string
 	Ports         []api.WorkloadEndpointPort
@@ -164,7 +165,14 @@ func (p *podPlanner) planLocal(hostInterface string) {
 		}
 	}
 	mac, _ := ParseMAC(PodGatewayMAC)
-	p.links.replace(hostInterface, map[string]Link{l.HostInterface: {Kind: LinkVeth, MTU: p.planner.PodMTU(), MAC: mac}})
+	// Both ends keep the MTU with which the pod was attached: veth silently drops
+	// what is larger than the other end's, while a smaller one further on is
+	// told to the sender (RFC 1191).
+	mtu := l.MTU
+	if mtu == 0 {
+		mtu = p.planner.PodMTU()
+	}
+	p.links.replace(hostInterface, map[string]Link{l.HostInterface: {Kind: LinkVeth, MTU: mtu, MAC: mac}})
 	p.neighbours.replace(hostInterface, neighbours)
 	p.routes.replace(hostInterface, routes)
 	p.addresses.replace(hostInterface, addresses)
@@ -179,5 +187,5 @@ func (p *podPlanner) planLocal(hostInterface string) {
 	p.planner.policy.setEndpoint(key, policy.Endpoint{
 		Key: key, Labels: l.Labels, Addrs: l.Addrs, Ports: ports, Local: true,
 	}, l.HostInterface)
-	p.planner.services.setLocalPod(key, l.Addrs, hostPorts(l.Ports))
+	p.planner.services.setLocalPod(key, l.Pod, l.Addrs, hostPorts(l.Ports))
 }

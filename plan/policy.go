@@ -175,8 +175,11 @@ func (pp *policyPlanner) planSet(change policy.SetChange) {
 	for _, m := range change.Added {
 		pp.plan.Elements.Set(memberKey(change.Set, m), Element{})
 	}
-	for _, r := range change.Ranges {
-		setOrDelete(pp.plan.Elements, ElementKey{change.Name, KeyOf(r.From())}, Element{End: KeyOf(r.To())}, !change.Gone)
+	for _, r := range change.RangesRemoved {
+		pp.plan.Elements.Delete(ElementKey{change.Name, KeyOf(r.From())})
+	}
+	for _, r := range change.RangesAdded {
+		pp.plan.Elements.Set(ElementKey{change.Name, KeyOf(r.From())}, Element{End: KeyOf(r.To())})
 	}
 	if change.Gone {
 		pp.plan.Sets.Delete(change.Name)
@@ -232,7 +235,7 @@ func partsOf(g *policy.Group) groupParts {
 			verdicts[i] = allowed
 			continue
 		}
-		chain := fmt.Sprintf("%s-c%d", g.Name, i)
+		chain := classChain(g, i)
 		verdicts[i] = Goto(chain)
 		parts.chains[chain] = Chain{Rules: append(classRules(g.Direction, c), R(Drop))}
 	}
@@ -253,6 +256,13 @@ func partsOf(g *policy.Group) groupParts {
 	}
 	parts.chains[g.Name] = Chain{Rules: rules}
 	return parts
+}
+
+// classChain names a class by its first port: a number would change with every
+// class that comes before it.
+func classChain(g *policy.Group, class int) string {
+	first := g.Ports[slices.IndexFunc(g.Ports, func(p policy.PortClass) bool { return p.Class == class })]
+	return fmt.Sprintf("%s-%s%d", g.Name, policy.ProtocolName(first.Protocol), first.First)
 }
 
 // addPorts plans the map from ports to classes. Only ranges need the costlier

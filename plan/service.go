@@ -66,6 +66,7 @@ func hostPorts(ports []api.WorkloadEndpointPort) []HostPort {
 }
 
 type localPod struct {
+	name      api.Key // of the pod; several attachments may have the same
 	addrs     []netip.Addr
 	hostPorts []HostPort
 }
@@ -160,9 +161,9 @@ func (s *servicePlanner) replaceSlice(key api.Key, slice *service.Slice) {
 
 // setLocalPod takes in a pod that is attached to this node, under a key that
 // tells attachments apart.
-func (s *servicePlanner) setLocalPod(key api.Key, addrs []netip.Addr, hostPorts []HostPort) {
+func (s *servicePlanner) setLocalPod(key, name api.Key, addrs []netip.Addr, hostPorts []HostPort) {
 	old := s.pods[key]
-	s.pods[key] = localPod{slices.Clone(addrs), slices.Clone(hostPorts)}
+	s.pods[key] = localPod{name, slices.Clone(addrs), slices.Clone(hostPorts)}
 	s.replacePodAddrs(old.addrs, addrs)
 	s.dirty[owner{pod: true, key: key}] = struct{}{}
 }
@@ -247,15 +248,16 @@ func (s *servicePlanner) hostPortFrontends(pod localPod) (out []service.Frontend
 func (s *servicePlanner) problems() []Problem {
 	var out []Problem
 	for o, faults := range s.faults {
-		out = append(out, Problem{string(health.ServiceNotProgrammed), o.String(), strings.Join(faults, "; ")})
+		out = append(out, Problem{string(health.ServiceNotProgrammed), s.title(o), strings.Join(faults, "; ")})
 	}
 	slices.SortFunc(out, func(a, b Problem) int { return cmp.Compare(a.Subject, b.Subject) })
 	return out
 }
 
-func (o owner) String() string {
+// title names an owner for people: a pod's key has its device for a name.
+func (s *servicePlanner) title(o owner) string {
 	if o.pod {
-		return "host ports of " + o.key.String()
+		return "host ports of pod " + s.pods[o.key].name.String()
 	}
 	return o.key.String()
 }

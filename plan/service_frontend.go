@@ -86,7 +86,7 @@ func (s *servicePlanner) replan(o owner) {
 	var held []frontendKey
 	for k, f := range wanted {
 		if winner, ok := s.place(o, k, f); !ok {
-			faults = append(faults, fmt.Sprintf("%s is taken by %s", k, winner))
+			faults = append(faults, fmt.Sprintf("%s is taken by %s", k, s.title(winner)))
 			continue
 		}
 		held = append(held, k)
@@ -156,7 +156,7 @@ func (s *servicePlanner) write(k frontendKey, f *service.Frontend, now *placemen
 	if !exists {
 		f = &service.Frontend{}
 	}
-	comment := elementComment(now.owner, f.PortName)
+	comment := s.elementComment(now.owner, f.PortName)
 
 	all := s.writeList(listKey{names.all, k.addr.Is4(), false}, key, &now.backends, f.Backends, f.Affinity)
 	local := s.writeList(listKey{names.local, k.addr.Is4(), true}, key, &now.local, f.LocalBackends, f.Affinity)
@@ -316,8 +316,8 @@ func (s *servicePlanner) writeUDP(k Frontend, f *service.Frontend, exists bool) 
 
 // elementComment names a front end's owner, within the 127 bytes that nft
 // allows.
-func elementComment(o owner, portName string) string {
-	text := o.String()
+func (s *servicePlanner) elementComment(o owner, portName string) string {
+	text := s.title(o)
 	if portName != "" {
 		text += ":" + portName
 	}

@@ -103,7 +103,7 @@ func TestServicesEndUpTheSameInAnyOrder(t *testing.T) {
 			}
 		}
 		pod := func(s *servicePlanner) {
-			s.setLocalPod(api.Key{Namespace: "default", Name: "p"}, []netip.Addr{netip.MustParseAddr("10.20.0.2")},
+			s.setLocalPod(api.Key{Namespace: "default", Name: "p"}, api.Key{Namespace: "default", Name: "p"}, []netip.Addr{netip.MustParseAddr("10.20.0.2")},
 				[]HostPort{{Protocol: 6, HostPort: 30001, Port: 80}, {Protocol: 17, HostPort: 53, Port: 53}})
 		}
 		plain := newServices()
@@ -233,8 +233,8 @@ func TestAnAddressOfTwoAttachmentsStaysUntilBothAreGone(t *testing.T) {
 	s := newServices()
 	a := netip.MustParseAddr("10.244.0.2")
 	before, after := api.Key{Name: "before"}, api.Key{Name: "after"}
-	s.setLocalPod(before, []netip.Addr{a}, nil)
-	s.setLocalPod(after, []netip.Addr{a}, nil)
+	s.setLocalPod(before, before, []netip.Addr{a}, nil)
+	s.setLocalPod(after, after, []netip.Addr{a}, nil)
 	s.deleteLocalPod(before)
 	s.flush()
 	for _, k := range []ElementKey{{"local-pods4", KeyOf(a)}, {"hairpin4", KeyOf(a, a)}} {
@@ -251,7 +251,7 @@ func TestAnAddressOfTwoAttachmentsStaysUntilBothAreGone(t *testing.T) {
 func TestHostPortsOnLoopbackAreRefused(t *testing.T) {
 	s := newServices()
 	key := api.Key{Namespace: "default", Name: "p"}
-	s.setLocalPod(key, []netip.Addr{netip.MustParseAddr("10.244.0.2")},
+	s.setLocalPod(key, key, []netip.Addr{netip.MustParseAddr("10.244.0.2")},
 		hostPorts([]api.WorkloadEndpointPort{{Port: 80, HostPort: 8000, HostIP: "127.0.0.1"}, {Port: 81}}))
 	s.flush()
 	if p := s.problems(); len(p) != 1 || !strings.Contains(p[0].Detail, "host port 8000 on 127.0.0.1") {

@@ -136,7 +136,7 @@ func BenchmarkPolicy(b *testing.B) {
 		} else {
 			c.DeletePolicy(p.Key)
 		}
-		if d := c.Flush(); len(d.Groups) != 1 || len(d.Sets) != 4 {
+		if d := c.Flush(); len(d.Groups) != 1 || len(d.Sets) != 2 {
 			b.Fatalf("one policy changed %d sets and %d groups", len(d.Sets), len(d.Groups))
 		}
 	}

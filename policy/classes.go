@@ -58,7 +58,7 @@ func (s ruleSet) key() string {
 
 func (c *Compiler) compileGroup(g *group) (*Group, map[string]definition) {
 	k := &classifier{c: c, definitions: map[string]definition{}, byRules: map[string]int{}, byContent: map[string]int{}}
-	var keys []api.Key
+	keys := make([]api.Key, 0, len(g.policies))
 	for _, cp := range g.policies {
 		k.rules = append(k.rules, cp.rules[g.direction]...)
 		keys = append(keys, cp.key)
@@ -98,7 +98,7 @@ type edge struct {
 
 // cut cuts one protocol's ports into pieces and gives them classes.
 func (k *classifier) cut(proto uint8, g *group) []PortClass {
-	var edges []edge
+	edges := make([]edge, 0, 2*len(k.rules))
 	for i, r := range k.rules {
 		for _, p := range r.portsOf(g) {
 			if p.Protocol == proto {
@@ -268,56 +268,44 @@ var wholeSpace = [2]netipx.IPRange{
 	netipx.RangeOfPrefix(netip.MustParsePrefix("::/0")),
 }
 
-// define names a set by what is in it, and remembers that the group needs it.
+// define completes a definition and remembers that the group needs it. Until all
+// names are known, a group refers to its sets by their keys.
 func (k *classifier) define(def definition) string {
 	slices.SortFunc(def.selections, func(a, b *selection) int { return bytes.Compare(a.id[:], b.id[:]) })
-	var content []byte
-	for _, s := range def.selections {
-		content = append(content, s.id[:]...)
-	}
-	content = append(content, '\n')
-	for _, a := range def.literals {
-		content = append(a.AppendTo(content), ' ')
-	}
-	for _, r := range def.ranges {
-		content = append(r.AppendTo(content), ' ')
-	}
-	for _, t := range def.terms {
-		content = append(content, t.key()...)
-	}
-	prefix := [...]string{Addresses: "peers", Ranges: "nets", AddressPorts: "named"}[def.kind]
-	def.name = prefix + def.family.String() + "-" + hashOf(content)
-	k.definitions[def.name] = def
-	return def.name
+	def.seal()
+	k.definitions[def.key] = def
+	return def.key
 }
 
 // namedPorts are the sets of what egress rules with named ports allow: the name
 // is looked up at the peer, so it gives addresses with ports.
 func (k *classifier) namedPorts(rest Class) (names [2]string) {
 	def := definition{kind: AddressPorts}
-	seen := map[selectionID]bool{}
+	seenTerms, seenPeers := map[itemID]bool{}, map[selectionID]bool{}
 	add := func(t term) {
-		def.terms = append(def.terms, t)
-		if !seen[t.peer.id] {
-			seen[t.peer.id] = true
+		if !seenTerms[t.id] {
+			seenTerms[t.id] = true
+			def.terms = append(def.terms, t)
+		}
+		if !seenPeers[t.peer.id] {
+			seenPeers[t.peer.id] = true
 			def.selections = append(def.selections, t.peer)
 		}
 	}
 	for _, r := range k.rules {
 		for _, port := range r.named {
 			if r.everyone {
-				add(term{k.c.everyPod, nil, port.Name, port.Protocol})
+				add(newTerm(k.c.everyPod, nil, port))
 			}
 			if len(r.ranges) > 0 {
-				add(term{k.c.everyPod, r.ranges, port.Name, port.Protocol})
+				add(newTerm(k.c.everyPod, r.ranges, port))
 			}
 			for _, s := range r.selections {
-				add(term{s, nil, port.Name, port.Protocol})
+				add(newTerm(s, nil, port))
 			}
 		}
 	}
-	slices.SortFunc(def.terms, func(a, b term) int { return strings.Compare(a.key(), b.key()) })
-	def.terms = slices.CompactFunc(def.terms, func(a, b term) bool { return a.key() == b.key() })
+	slices.SortFunc(def.terms, func(a, b term) int { return bytes.Compare(a.id[:], b.id[:]) })
 	for f := range names {
 		if len(def.terms) > 0 && k.c.families[f] && !rest.Peers[f].Any {
 			def.family = Family(f)

@@ -28,6 +28,7 @@ type Compiler struct {
 
 	locals   map[api.Key]*local // endpoints that a Delta has told of
 	groups   map[string]*group
+	unions   []*union // by key
 	sets     map[string]*set
 	fresh    []*set // since the last Flush
 	visit    uint64 // marks identities that members has been to
@@ -36,6 +37,8 @@ type Compiler struct {
 	// What the next Flush has to look at.
 	dirtyLocals map[api.Key]struct{}
 	dirtyGroups map[*group]struct{}
+	doubtful    map[*union]struct{}      // that may need another name
+	vacated     []string                 // names that a union had
 	pending     map[*set]map[Member]bool // members that came (true) and went
 
 	localAddrs [2]int  // addresses of local endpoints, by Family
@@ -68,6 +71,7 @@ func NewCompiler() *Compiler {
 		everyPod:    newSelection(selectorOf(), selectorOf()),
 		dirtyLocals: map[api.Key]struct{}{},
 		dirtyGroups: map[*group]struct{}{},
+		doubtful:    map[*union]struct{}{},
 		pending:     map[*set]map[Member]bool{},
 	}
 }

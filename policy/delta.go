@@ -30,9 +30,11 @@ func FamilyOf(a netip.Addr) Family {
 func (f Family) String() string { return [...]string{"4", "6"}[f] }
 
 // Delta is what differs in the compiled form since the last Flush. Names of
-// groups and sets are hashes of what defines them, so that the whole compiled
-// form depends on the intent alone and not on its history. To apply one: sets
-// that are new, members, groups, dispatch of endpoints; then what is gone.
+// groups and sets are hashes of what defines them or of part of that, so that
+// the whole compiled form depends on the intent alone and not on its history.
+// To apply one: sets that are new, members, groups, dispatch of endpoints; then
+// what is gone. A set may pass from one group to another in one Delta: apply it
+// at once, or what is added to sets that are not new after the groups.
 type Delta struct {
 	Endpoints  []EndpointChange
 	Groups     []*Group // new or changed; shared with the compiler, not to be modified
@@ -97,13 +99,12 @@ const (
 	AddressPorts                // address, protocol and port
 )
 
-// Set describes a set. Its definition never changes under a name; the members
-// of Addresses and AddressPorts do.
+// Set describes a set, and never changes under a name; the members do.
 type Set struct {
 	Name    string
 	Kind    SetKind
 	Family  Family
-	Comment string // the selectors, in words
+	Comment string // some of the selectors, in words
 }
 
 // SetChange is what became of one set.
@@ -113,8 +114,9 @@ type SetChange struct {
 	// Added and Removed are members of Addresses and AddressPorts. A set that
 	// is gone lists all that it had.
 	Added, Removed []Member
-	// Ranges are all ranges of a set of that kind, new or gone.
-	Ranges []netipx.IPRange
+	// RangesAdded and RangesRemoved are the same for Ranges. One may begin where
+	// another did that is removed.
+	RangesAdded, RangesRemoved []netipx.IPRange
 }
 
 // Member is one element of a set. Protocol and Port are 0 but in AddressPorts.

@@ -16,8 +16,9 @@ type group struct {
 	policies  []*compiledPolicy // by key
 	ports     []NamedPort       // that ingress rules name, as the group's endpoints have them
 	members   int               // local endpoints
-	compiled  *Group
-	sets      []*set // that compiled refers to
+	draft     *Group            // refers to sets by keys
+	unions    map[string]*union // that the draft refers to, by key
+	compiled  *Group            // as the last Delta told of it
 }
 
 // hashOf shortens a definition to a name's worth. 64 bits, so that nobody can
@@ -87,6 +88,7 @@ func (g *group) nameOrNone() string {
 // applicable is what endpoints that the same selectors select have in common.
 type applicable struct {
 	policies [2][]*compiledPolicy // by Direction, by key
+	subjects [2][]string          // by Direction: the ids of their selections, sorted
 	named    map[NamedPort]struct{}
 	groups   [2]map[string]*group // by the ports that the names stand for
 }
@@ -108,6 +110,7 @@ func applicableTo(id *identity[*compiledPolicy]) *applicable {
 			for dir, isolates := range cp.isolates {
 				if isolates {
 					a.policies[dir] = append(a.policies[dir], cp)
+					a.subjects[dir] = append(a.subjects[dir], string(s.id[:]))
 				}
 			}
 			if cp.isolates[Ingress] {
@@ -115,7 +118,9 @@ func applicableTo(id *identity[*compiledPolicy]) *applicable {
 			}
 		}
 	}
-	for _, policies := range a.policies {
+	for dir, policies := range a.policies {
+		slices.Sort(a.subjects[dir])
+		a.subjects[dir] = slices.Compact(a.subjects[dir])
 		// They are all in one namespace.
 		slices.SortFunc(policies, func(x, y *compiledPolicy) int { return strings.Compare(x.key.Name, y.key.Name) })
 	}
@@ -134,25 +139,26 @@ func (c *Compiler) groupOf(dir Direction, a *applicable, e *endpoint) *group {
 	portsText := fmt.Sprint(ports)
 	g := a.groups[dir][portsText]
 	if g == nil {
-		g = c.group(dir, a.policies[dir], ports, portsText)
+		g = c.group(dir, a, ports, portsText)
 		a.groups[dir][portsText] = g
 	}
 	return g
 }
 
-func (c *Compiler) group(dir Direction, policies []*compiledPolicy, ports []NamedPort, portsText string) *group {
-	definition := []byte(portsText + "\n" + policies[0].key.Namespace)
-	for _, cp := range policies {
-		definition = append(append(definition, '/'), cp.key.Name...)
-	}
-	name := [...]string{"in-", "out-"}[dir] + hashOf(definition)
+// group finds or makes a group. It is named by how its policies select pods, not
+// by the policies: one more with a selector like another's does not rename it.
+func (c *Compiler) group(dir Direction, a *applicable, ports []NamedPort, portsText string) *group {
+	name := [...]string{"in-", "out-"}[dir] + hashOf([]byte(portsText+"\n"+strings.Join(a.subjects[dir], "")))
 	g := c.groups[name]
 	if g == nil {
 		g = &group{name: name, direction: dir, ports: ports}
 		c.groups[name] = g
 	}
 	// A policy that was deleted and made anew is another value under its name.
-	if !slices.Equal(g.policies, policies) {
+	if policies := a.policies[dir]; !slices.Equal(g.policies, policies) {
+		for _, cp := range g.policies {
+			delete(cp.groups, g)
+		}
 		g.policies = policies
 		c.dirtyGroups[g] = struct{}{}
 		for _, cp := range policies {
@@ -174,8 +180,8 @@ func resolve(named map[NamedPort]struct{}, ports []NamedPort) []NamedPort {
 	return slices.Compact(out)
 }
 
-// classify compiles what changed: first what is needed from now on, so that sets
-// that go on being used are never gone in between, then what is gone.
+// classify compiles what changed: first what is needed from now on, so that
+// unions that go on being used are never gone in between, then what is gone.
 func (c *Compiler) classify(d *Delta, emptied []*group) {
 	if families := [2]bool{c.localAddrs[IPv4] > 0, c.localAddrs[IPv6] > 0}; families != c.families {
 		c.families = families
@@ -190,30 +196,64 @@ func (c *Compiler) classify(d *Delta, emptied []*group) {
 			delete(cp.groups, g)
 		}
 	}
-	var unused []*set
-	for _, g := range slices.SortedFunc(maps.Keys(c.dirtyGroups), func(a, b *group) int { return strings.Compare(a.name, b.name) }) {
-		compiled, definitions := c.compileGroup(g)
-		sets := make([]*set, 0, len(definitions))
-		for _, def := range definitions {
-			sets = append(sets, c.acquire(def))
-		}
-		unused = append(unused, g.sets...)
-		g.sets = sets
-		if g.compiled == nil || !reflect.DeepEqual(g.compiled, compiled) {
-			g.compiled = compiled
-			d.Groups = append(d.Groups, compiled)
+	unused := map[*group]map[string]*union{}
+	for g := range c.dirtyGroups {
+		draft, definitions := c.compileGroup(g)
+		unused[g] = g.unions
+		g.draft, g.unions = draft, make(map[string]*union, len(definitions))
+		for key, def := range definitions {
+			g.unions[key] = c.acquire(def, g)
+			delete(unused[g], key)
 		}
 	}
 	for _, g := range emptied {
-		unused = append(unused, g.sets...)
+		unused[g] = g.unions
 		if g.compiled != nil {
 			d.GroupsGone = append(d.GroupsGone, g.name)
 		}
 	}
-	slices.Sort(d.GroupsGone)
-	for _, s := range unused {
-		c.release(s, d)
+	for g, unions := range unused {
+		for _, u := range unions {
+			c.release(u, g)
+		}
 	}
+	renamed := c.nameUnions(d)
+	maps.Copy(renamed, c.dirtyGroups)
+	for g := range renamed {
+		if compiled := g.resolve(); !reflect.DeepEqual(g.compiled, compiled) {
+			g.compiled = compiled
+			d.Groups = append(d.Groups, compiled)
+		}
+	}
+	slices.SortFunc(d.Groups, func(a, b *Group) int { return strings.Compare(a.Name, b.Name) })
+	slices.Sort(d.GroupsGone)
+}
+
+// resolve puts the sets' names into the draft.
+func (g *group) resolve() *Group {
+	out := *g.draft
+	for f, key := range out.NamedPorts {
+		if key != "" {
+			out.NamedPorts[f] = g.unions[key].name
+		}
+	}
+	out.Rest = g.resolveClass(out.Rest)
+	out.Classes = slices.Clone(out.Classes)
+	for i, class := range out.Classes {
+		out.Classes[i] = g.resolveClass(class)
+	}
+	return &out
+}
+
+func (g *group) resolveClass(class Class) Class {
+	for f, peers := range class.Peers {
+		sets := slices.Clone(peers.Sets)
+		for i, key := range sets {
+			sets[i] = g.unions[key].name
+		}
+		class.Peers[f].Sets = sets
+	}
+	return class
 }
 
 // listed names some things: a few by their names, the others by their number.

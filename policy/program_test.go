@@ -64,7 +64,7 @@ func (p *program) applySet(change SetChange) error {
 		return fmt.Errorf("new is %t, but exists is %t", change.New, ok)
 	}
 	if change.New {
-		s = &programSet{change.Set, map[Member]struct{}{}, change.Ranges}
+		s = &programSet{change.Set, map[Member]struct{}{}, nil}
 		p.sets[change.Name] = s
 	}
 	if s.Set != change.Set {
@@ -85,9 +85,23 @@ func (p *program) applySet(change SetChange) error {
 		}
 		s.members[m] = struct{}{}
 	}
+	for _, r := range change.RangesRemoved {
+		i := slices.Index(s.ranges, r)
+		if i < 0 {
+			return fmt.Errorf("%s is removed but never was", r)
+		}
+		s.ranges = slices.Delete(s.ranges, i, i+1)
+	}
+	s.ranges = append(s.ranges, change.RangesAdded...)
+	slices.SortFunc(s.ranges, func(a, b netipx.IPRange) int { return a.From().Compare(b.From()) })
+	for i := 1; i < len(s.ranges); i++ {
+		if s.ranges[i-1].Overlaps(s.ranges[i]) {
+			return fmt.Errorf("%s and %s overlap", s.ranges[i-1], s.ranges[i])
+		}
+	}
 	if change.Gone {
-		if len(s.members) > 0 {
-			return fmt.Errorf("is gone with %d members", len(s.members))
+		if len(s.members)+len(s.ranges) > 0 {
+			return fmt.Errorf("is gone with %d members", len(s.members)+len(s.ranges))
 		}
 		delete(p.sets, change.Name)
 	}

@@ -1,7 +1,9 @@
 package policy
 
 import (
-	"fmt"
+	"bytes"
+	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -9,69 +11,91 @@ import (
 	"go4.org/netipx"
 )
 
-// definition is what a set stands for.
-type definition struct {
-	name   string
-	kind   SetKind
-	family Family
-
-	selections []*selection // that give members
-	literals   []netip.Addr // Addresses: members whatever happens
-	ranges     []netipx.IPRange
-	terms      []term // AddressPorts
-}
-
-// term is one named port of an egress rule with one of the rule's peers.
-type term struct {
-	peer     *selection
-	ranges   []netipx.IPRange // if set, only addresses in these
-	name     string
-	protocol uint8
-}
-
-// key is the same for terms that mean the same.
-func (t term) key() string {
-	return fmt.Sprintf("%x %v %d/%q\n", t.peer.id, t.ranges, t.protocol, t.name)
-}
-
-// String is such as "app=db in shop: tcp/sql".
-func (t term) String() string {
-	text := t.peer.String()
-	if t.ranges != nil {
-		text = "pods with addresses in blocks"
-	}
-	return text + ": " + Port{Protocol: t.protocol, Name: t.name}.String()
-}
-
-// set is a set in use.
+// set is a set in use, with the definition of the union of its name.
 type set struct {
 	definition
-	refs      int // groups
-	selectors []*selector[*set]
+	name      string
+	comment   string
+	selectors []*selector[*set] // of the definition's selections
 }
 
-// acquire returns the set of a definition, made if nobody had use for it yet.
-func (c *Compiler) acquire(def definition) *set {
-	s := c.sets[def.name]
-	if s == nil {
-		s = &set{definition: def}
-		c.sets[def.name] = s
-		c.fresh = append(c.fresh, s)
-		for _, sel := range def.selections {
-			s.selectors = append(s.selectors, c.peers.use(sel, s))
-		}
+// makeSet makes the set of a union.
+func (c *Compiler) makeSet(u *union, comment string) {
+	s := &set{definition: u.definition, name: u.name, comment: comment}
+	for _, sel := range s.selections {
+		s.selectors = append(s.selectors, c.peers.use(sel, s))
 	}
-	s.refs++
-	return s
+	c.sets[s.name] = s
+	c.fresh = append(c.fresh, s)
 }
 
-// release undoes acquire. With the last reference the set is gone.
-func (c *Compiler) release(s *set, d *Delta) {
-	if s.refs--; s.refs > 0 {
+// redefine gives a set another definition under its name. The cost is that of
+// what differs.
+func (c *Compiler) redefine(s *set, def definition, d *Delta) {
+	if s.kind == Ranges {
+		d.Sets = append(d.Sets, SetChange{Set: s.describe(),
+			RangesAdded: without(def.ranges, s.ranges, compareRanges), RangesRemoved: without(s.ranges, def.ranges, compareRanges)})
+		s.definition = def
 		return
 	}
+	selectors, touched, unused := c.reselect(s, def.selections)
+	for _, peer := range changedPeers(s.terms, def.terms) {
+		touched = append(touched, c.peers.selectors[peer.id])
+	}
+	addrs := append(without(s.literals, def.literals, netip.Addr.Compare), without(def.literals, s.literals, netip.Addr.Compare)...)
+	for _, sel := range touched {
+		for _, id := range sel.identities {
+			for _, e := range id.endpoints {
+				addrs = append(addrs, e.addrs...)
+			}
+		}
+	}
+	c.noteDifference(c.elementsOf(s, &s.definition, addrs), c.elementsOf(s, &def, addrs))
+	for _, sel := range unused {
+		c.peers.release(sel, s)
+	}
+	s.definition, s.selectors = def, selectors
+}
+
+// reselect finds the selectors that a set needs for other selections, and those
+// that make a difference: the new and the unused.
+func (c *Compiler) reselect(s *set, selections []*selection) (selectors, touched, unused []*selector[*set]) {
+	have := make(map[selectionID]*selector[*set], len(s.selectors))
+	for _, sel := range s.selectors {
+		have[sel.id] = sel
+	}
+	for _, want := range selections {
+		sel := have[want.id]
+		if sel == nil {
+			sel = c.peers.use(want, s)
+			touched = append(touched, sel)
+		}
+		delete(have, want.id)
+		selectors = append(selectors, sel)
+	}
+	unused = slices.Collect(maps.Values(have))
+	return selectors, append(touched, unused...), unused
+}
+
+// changedPeers are the peers of the terms that only one of two lists has.
+func changedPeers(a, b []term) (peers []*selection) {
+	have := map[itemID]*selection{}
+	for _, t := range a {
+		have[t.id] = t.peer
+	}
+	for _, t := range b {
+		if have[t.id] == nil {
+			peers = append(peers, t.peer)
+		}
+		delete(have, t.id)
+	}
+	return slices.AppendSeq(peers, maps.Values(have))
+}
+
+// dropSet forgets a set that no union is named by.
+func (c *Compiler) dropSet(s *set, d *Delta) {
 	delete(c.sets, s.name)
-	change := SetChange{Set: s.describe(), Gone: true, Ranges: s.ranges}
+	change := SetChange{Set: s.describe(), Gone: true, RangesRemoved: s.ranges}
 	// What it had when the last Delta told of it.
 	pending := c.pending[s]
 	change.Removed = c.members(s)
@@ -107,18 +131,14 @@ func (c *Compiler) collect(d *Delta) {
 		d.Sets = append(d.Sets, change)
 	}
 	for _, s := range c.fresh {
-		d.Sets = append(d.Sets, SetChange{Set: s.describe(), New: true, Added: c.members(s), Ranges: s.ranges})
+		d.Sets = append(d.Sets, SetChange{Set: s.describe(), New: true, Added: c.members(s), RangesAdded: s.ranges})
 	}
 	c.fresh = nil
 	slices.SortFunc(d.Sets, func(a, b SetChange) int { return strings.Compare(a.Name, b.Name) })
 }
 
 func (s *set) describe() Set {
-	out := Set{Name: s.name, Kind: s.kind, Family: s.family, Comment: listed(s.selections)}
-	if s.kind == AddressPorts {
-		out.Comment = listed(s.terms)
-	}
-	return out
+	return Set{Name: s.name, Kind: s.kind, Family: s.family, Comment: s.comment}
 }
 
 // members are all members of a set, from what the compiler knows now: sets have
@@ -159,15 +179,15 @@ func (c *Compiler) members(s *set) []Member {
 
 // appendElements appends what an endpoint that a selector of the set selects
 // gives to the set with one of its addresses.
-func (s *set) appendElements(out []Member, e *endpoint, a netip.Addr) []Member {
-	if FamilyOf(a) != s.family {
+func (def *definition) appendElements(out []Member, e *endpoint, a netip.Addr) []Member {
+	if FamilyOf(a) != def.family {
 		return out
 	}
-	if s.kind == Addresses {
+	if def.kind == Addresses {
 		return append(out, Member{Addr: a})
 	}
 	start := len(out)
-	for _, t := range s.terms {
+	for _, t := range def.terms {
 		if t.ranges != nil && !inRanges(t.ranges, a) || !e.selectedBy(t.peer) {
 			continue
 		}
@@ -185,6 +205,34 @@ func (e *endpoint) selectedBy(sel *selection) bool {
 	return slices.ContainsFunc(e.peer.selectors, func(s *selector[*set]) bool { return s.id == sel.id })
 }
 
+// elementsOf are the members that a set has by some addresses if it has the
+// definition.
+func (c *Compiler) elementsOf(s *set, def *definition, addrs []netip.Addr) map[element]struct{} {
+	out := map[element]struct{}{}
+	var buf []Member
+	for _, a := range addrs {
+		if _, literal := slices.BinarySearchFunc(def.literals, a, netip.Addr.Compare); literal {
+			out[element{s, Member{Addr: a}}] = struct{}{}
+			continue
+		}
+		for _, e := range c.holders[a] {
+			if !slices.ContainsFunc(e.peer.selectors, func(sel *selector[*set]) bool { return def.selects(sel.id) }) {
+				continue
+			}
+			buf = def.appendElements(buf[:0], e, a)
+			for _, m := range buf {
+				out[element{s, m}] = struct{}{}
+			}
+		}
+	}
+	return out
+}
+
+func (def *definition) selects(id selectionID) bool {
+	_, found := slices.BinarySearchFunc(def.selections, id, func(s *selection, id selectionID) int { return bytes.Compare(s.id[:], id[:]) })
+	return found
+}
+
 // element is a member of a certain set.
 type element struct {
 	set *set
@@ -200,7 +248,10 @@ func (c *Compiler) track(addrs []netip.Addr, change func()) {
 	}
 	before := c.elements(addrs)
 	change()
-	after := c.elements(addrs)
+	c.noteDifference(before, c.elements(addrs))
+}
+
+func (c *Compiler) noteDifference(before, after map[element]struct{}) {
 	for el := range before {
 		if _, stays := after[el]; !stays {
 			c.note(el, false)
@@ -247,4 +298,21 @@ func (c *Compiler) note(el element, came bool) {
 		return
 	}
 	p[el.Member] = came
+}
+
+// without returns what is in a and not in b, both sorted.
+func without[T any](a, b []T, compare func(T, T) int) (out []T) {
+	for _, v := range a {
+		for len(b) > 0 && compare(b[0], v) < 0 {
+			b = b[1:]
+		}
+		if len(b) == 0 || compare(b[0], v) != 0 {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+func compareRanges(a, b netipx.IPRange) int {
+	return cmp.Or(a.From().Compare(b.From()), a.To().Compare(b.To()))
 }

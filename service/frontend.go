@@ -159,7 +159,7 @@ func (s *Service) allowedExternalIPs(local Local) (allowed []netip.Addr, problem
 		}
 	}
 	if refused != nil {
-		problems = []string{fmt.Sprintf("externalIPs %s: not in a range that is allowed for external IPs; remove them or allow the range", strings.Join(refused, ", "))}
+		problems = []string{fmt.Sprintf("externalIPs %s: not in a range that is allowed for external IPs; remove them or allow the range (twill agent --external-ips)", strings.Join(refused, ", "))}
 	}
 	return allowed, problems
 }

@@ -127,7 +127,7 @@ func (s *Snapshot) follow(r *Report, proto uint8) {
 
 // translate follows a connection to a service's front end on a node.
 func (s *Snapshot) translate(r *Report, proto uint8, at string, key api.Key, f service.Frontend) {
-	inside := r.From.Pod != nil || r.From.Node == at && at != ""
+	inside := r.From.Node == at && at != "" // other nodes' pods count as outside
 	backends := f.Backends
 	if f.Local && !inside {
 		backends = f.LocalBackends
@@ -135,9 +135,17 @@ func (s *Snapshot) translate(r *Report, proto uint8, at string, key api.Key, f s
 	// What enters the cluster at a node and is translated there has to come
 	// back through it, so its source is that node, unless the endpoint is
 	// sure to be there too.
-	keeps := r.From.Node == at && at != "" || f.Local && !inside
+	keeps := inside || f.Local
 	r.Service = &Translation{Service: key.String(), Class: f.Class.String(), Node: at, KeepsSource: keeps}
 	if len(backends) == 0 {
+		// What another node refuses has to pass the pod's own policy first.
+		if r.From.Pod != nil && !inside {
+			if w := s.way(r, proto, "", netip.AddrPortFrom(r.Address, r.Port), r.Source); !w.Allowed {
+				r.Ways = []Way{w}
+				r.conclude()
+				return
+			}
+		}
 		r.Verdict, r.Sentence = Rejected, fmt.Sprintf("rejected: service %s has no endpoints", key)
 		if f.Refusal == service.Drop {
 			r.Verdict, r.Sentence = Dropped, fmt.Sprintf("dropped: service %s has no endpoint on node %s, and its traffic policy is Local", key, at)
@@ -191,7 +199,8 @@ func (s *Snapshot) way(r *Report, proto uint8, at string, to netip.AddrPort, see
 		if at == dst.Node {
 			peer = r.Source
 		}
-		fromOwnNode := r.From.Pod == nil && r.From.Node == dst.Node && dst.Node != ""
+		// By another node's node port a node comes back as that other node.
+		fromOwnNode := r.From.Pod == nil && start == dst.Node && r.From.Node == dst.Node && dst.Node != ""
 		w.Ingress = s.decide(policy.Connection{Direction: policy.Ingress, Pod: *dst.Pod, Peer: peer, Protocol: proto, Port: to.Port(), FromOwnNode: fromOwnNode})
 		if !w.Ingress.Allowed && w.Allowed {
 			w.Allowed, w.Reason = false, w.Ingress.Reason

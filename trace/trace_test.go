@@ -86,6 +86,36 @@ spec:
   - from: [{podSelector: {matchLabels: {run: access}}}]
 `
 
+// elsewhere has node ports that not every node leads anywhere: those of near
+// have an endpoint on node01 alone, those of void have none.
+const elsewhere = `
+---
+apiVersion: v1
+kind: Service
+metadata: {name: near, namespace: policy-demo}
+spec: {type: NodePort, externalTrafficPolicy: Local, clusterIP: 10.1.0.7, clusterIPs: [10.1.0.7], ports: [{port: 80, protocol: TCP, nodePort: 30081}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: near-a, namespace: policy-demo, labels: {kubernetes.io/service-name: near}}
+addressType: IPv4
+ports: [{port: 80, protocol: TCP}]
+endpoints:
+- {addresses: [10.244.1.1], nodeName: node01, conditions: {ready: true}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: void, namespace: policy-demo}
+spec: {type: NodePort, clusterIP: 10.1.0.8, clusterIPs: [10.1.0.8], ports: [{port: 80, protocol: TCP, nodePort: 30082}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: other-stays, namespace: policy-demo}
+spec:
+  podSelector: {matchLabels: {run: other}}
+  policyTypes: [Egress]
+`
+
 func snapshot(t *testing.T, manifests string) *Snapshot {
 	t.Helper()
 	var objects []api.Object
@@ -108,7 +138,7 @@ func snapshot(t *testing.T, manifests string) *Snapshot {
 }
 
 func TestTrace(t *testing.T) {
-	open, guarded := snapshot(t, cluster), snapshot(t, cluster+accessNginx)
+	open, guarded, near := snapshot(t, cluster), snapshot(t, cluster+accessNginx), snapshot(t, cluster+elsewhere)
 	for _, c := range []struct {
 		name     string
 		in       *Snapshot
@@ -130,6 +160,12 @@ func TestTrace(t *testing.T) {
 		{"no such port", guarded, "access", "nginx", 81, Rejected, []string{"no port tcp/81"}},
 		{"node port from outside", open, "172.16.10.200", "node/master", 30080, Allowed, nil},
 		{"node port from outside, guarded", guarded, "172.16.10.200", "node/master", 30080, Denied, nil},
+		{"local node port of the pod's own node", near, "access", "node/node01", 30081, Allowed, nil},
+		{"local node port of a node without endpoint", near, "access", "node/master", 30081, Dropped, nil},
+		{"nobody's node port of another node", near, "access", "node/master", 30082, Rejected, nil},
+		{"nobody's node port, which policy forbids", near, "other", "node/master", 30082, Denied, nil},
+		{"nobody's node port of the own node, before policy", near, "other", "node/node01", 30082, Rejected, nil},
+		{"a node's own pod, but by another node's port", guarded, "node/node01", "node/master", 30080, Denied, nil},
 		{"out of the cluster", guarded, "access", "192.0.2.1", 443, Allowed, []string{"own routes"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

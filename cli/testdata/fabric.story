@@ -38,5 +38,5 @@ preference: vxlan
 $ twill fabric set host-gw
 preference: host-gw, vxlan
 $ twill fabric set wireguard
-error: invalid argument "wireguard" for "twill fabric set"
+error: say which back end to prefer: vxlan or host-gw
 [exit 2]

@@ -30,7 +30,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(b.String(), string(got)); diff != "" {
-		t.Errorf("%s is not current; run `go test ./cmd/... -update`:\n%s", path, diff)
+		t.Errorf("%s is not current; run `go test ./cmd/twill-lab -update`:\n%s", path, diff)
 	}
 }
 

@@ -38,7 +38,7 @@ func current(t *testing.T, path, want string) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, string(got)); diff != "" {
-		t.Errorf("%s is not current; run `go test ./cmd/... -update`:\n%s", path, diff)
+		t.Errorf("%s is not current; run `go test ./cmd/twill -update`:\n%s", path, diff)
 	}
 }
 

@@ -119,6 +119,23 @@ func compare(p *plan.Plan, have *mirror) *comparison {
 	return c
 }
 
+// whole says whether the changes have to be one transaction, whatever it costs.
+// If a set is made anew, the rules that use it can't be without it. And if a set
+// that is there gains members while rules change, it may have passed from one
+// rule to another: it must not be the one's still and have the other's members.
+func (c *comparison) whole() bool {
+	gains, rules := false, false
+	for _, ch := range c.changes {
+		switch {
+		case ch.kind == kindChain && ch.stage == stageChains && ch.had:
+			rules = true
+		case ch.kind == kindElement && ch.stage == stageMembers && ch.want && c.have.sets[ch.name] != nil:
+			gains = true
+		}
+	}
+	return len(c.redone) > 0 || gains && rules
+}
+
 func (c *comparison) sets() {
 	for _, name := range slices.Sorted(c.plan.Sets.Dirty()) {
 		planned, want := c.plan.Sets.Get(name)

@@ -153,6 +153,22 @@ func TestBigLoadIsCut(t *testing.T) {
 	}
 }
 
+// TestSetThatPassesOnIsNotCut: a rule lets go of a set that gains many members
+// for somebody else. Were that cut, the rule would have them for a while.
+func TestSetThatPassesOnIsNotCut(t *testing.T) {
+	ns := testnet.New(t)
+	k, p := open(t, ns), bigPlan(100)
+	apply(t, k, p)
+	for i := range 2 * maxWeight {
+		addMember(p, i)
+	}
+	p.Chains.Set("forward", plan.Chain{Hook: "forward", Type: "filter", Rules: []plan.Rule{plan.R(plan.Drop)}})
+	if n := transactionsIn(t, ns, func() { apply(t, k, p) }); n != 1 {
+		t.Errorf("%d transactions, want 1", n)
+	}
+	settled(t, k, p)
+}
+
 // TestManyChains: more chains than one transaction takes, which jump to each
 // other whatever their names' order, come and go.
 func TestManyChains(t *testing.T) {

@@ -196,7 +196,7 @@ func markDifferent(p *plan.Plan, name string, before, now *set) {
 func (k *Kernel) write(p *plan.Plan, last bool) (writes int, again bool, err error) {
 	c := compare(p, k.have)
 	var busy []*change
-	for _, changes := range transactions(c.changes, len(c.redone) > 0) {
+	for _, changes := range transactions(c.changes, c.whole()) {
 		r, err := k.commit(p, changes, last)
 		writes += r.writes
 		busy = append(busy, r.busy...)

@@ -17,10 +17,9 @@ const (
 )
 
 // transactions cuts sorted changes into transactions. Changes of one range set
-// stay together, since a range may replace part of another. If a set is made
-// anew nothing is cut: the rules that use it can't be without it.
-func transactions(changes []*change, redone bool) [][]*change {
-	if redone || len(changes) == 0 {
+// stay together, since a range may replace part of another.
+func transactions(changes []*change, whole bool) [][]*change {
+	if whole || len(changes) == 0 {
 		return [][]*change{changes}
 	}
 	var out [][]*change

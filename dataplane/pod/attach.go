@@ -34,6 +34,11 @@ func Attach(a Attachment) (podMAC plan.MAC, err error) {
 		return plan.MAC{}, err
 	}
 	defer ns.close()
+	if own, err := ns.isOwn(); err != nil {
+		return plan.MAC{}, fmt.Errorf("compare the pod's network namespace with the node's: %w", err)
+	} else if own {
+		return plan.MAC{}, fmt.Errorf("%s is the node's own network namespace: a pod on the host's network is not attached", a.NetNS)
+	}
 	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return plan.MAC{}, fmt.Errorf("open a netlink socket: %w", err)

@@ -150,6 +150,7 @@ func TestAttachRefuses(t *testing.T) {
 		"a network":              {func(a *pod.Attachment) { a.Addresses = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")} }, "want a /32 or /128"},
 		"zero address":           {func(a *pod.Attachment) { a.Addresses = []netip.Prefix{{}} }, "want a /32 or /128"},
 		"no namespace":           {func(a *pod.Attachment) { a.NetNS = "/nowhere" }, "no such file"},
+		"the node itself":        {func(a *pod.Attachment) { a.NetNS = attachment(host, four).NetNS }, "the node's own network namespace"},
 		"not a namespace":        {func(a *pod.Attachment) { a.NetNS = file }, "not a network namespace"},
 		"foreign name":           {func(a *pod.Attachment) { a.HostInterface = "eth7" }, "want tw-"},
 		"long name":              {func(a *pod.Attachment) { a.HostInterface = "tw-0123456789abc" }, "at most 15"},

@@ -35,6 +35,19 @@ func openNS(path string) (*podNS, error) {
 	return ns, nil
 }
 
+// isOwn says whether it is the namespace of the calling thread.
+func (ns *podNS) isOwn() (bool, error) {
+	theirs, err := ns.file.Stat()
+	if err != nil {
+		return false, err
+	}
+	own, err := os.Stat("/proc/thread-self/ns/net")
+	if err != nil {
+		return false, err
+	}
+	return os.SameFile(own, theirs), nil
+}
+
 func (ns *podNS) close() {
 	ns.handle.Close()
 	ns.file.Close()

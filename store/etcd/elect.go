@@ -32,7 +32,7 @@ func (s *Store) campaign(ctx context.Context, name string) (<-chan struct{}, fun
 	if err != nil {
 		return nil, nil, err
 	}
-	resign := sync.OnceFunc(func() { end(session) })
+	resign := sync.OnceFunc(func() { s.end(session) })
 	stop := context.AfterFunc(ctx, session.Orphan)
 	defer stop()
 	// Waiting ends when the lease does: a candidate whose lease is gone would
@@ -61,15 +61,26 @@ func (s *Store) session(ctx context.Context) (*concurrency.Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.abandonedMu.Lock()
+	defer s.abandonedMu.Unlock()
+	for _, old := range s.abandoned {
+		// Else we would wait for our own lease to run out, and a new etcd leader
+		// gives each lease its whole life again. One that is gone is fine.
+		_, _ = client.Revoke(ctx, old)
+	}
+	s.abandoned = nil
 	return concurrency.NewSession(client, concurrency.WithLease(lease.ID), concurrency.WithTTL(leaseTTL))
 }
 
-// end gives up the lease, and with it what was won; where etcd can't be told,
-// the lease runs out.
-func end(session *concurrency.Session) {
+// end gives up the lease, and with it what was won; where etcd can't be told
+// now, the next campaign tells it, or the lease runs out.
+func (s *Store) end(session *concurrency.Session) {
 	session.Orphan()
 	ctx, cancel := context.WithTimeout(context.Background(), resignTimeout)
 	defer cancel()
-	// A failure has no consequence but the wait that leaseTTL bounds.
-	_, _ = session.Client().Revoke(ctx, session.Lease())
+	if _, err := session.Client().Revoke(ctx, session.Lease()); err != nil {
+		s.abandonedMu.Lock()
+		s.abandoned = append(s.abandoned, session.Lease())
+		s.abandonedMu.Unlock()
+	}
 }

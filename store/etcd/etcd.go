@@ -54,6 +54,9 @@ type Store struct {
 	mu      sync.Mutex
 	dialing *dialing
 	rubbish rubbish
+
+	abandonedMu sync.Mutex
+	abandoned   []clientv3.LeaseID // of lost elections, not yet revoked
 }
 
 // dialing is one attempt to make a client. With a password that asks the

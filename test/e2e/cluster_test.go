@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,6 +24,8 @@ type cluster struct {
 	*testlab.Lab
 	tasks     map[string]string       // of places
 	addresses map[string][]netip.Addr // of places, and of Services as svc/NAMESPACE/NAME
+	ports     map[string]uint16       // that have names
+	serves    map[string]bool         // svc/NAMESPACE/NAME:PORT/tcp|udp
 }
 
 // pod is a pod to be run; it serves on all its ports over TCP and UDP.
@@ -37,7 +40,10 @@ type pod struct {
 // the given ports.
 func newCluster(t *testing.T, pods []pod, hostPorts ...int) *cluster {
 	t.Helper()
-	c := &cluster{testlab.Up(t, lab.Config{Nodes: 3, DualStack: true}), map[string]string{}, map[string][]netip.Addr{}}
+	c := &cluster{
+		Lab:   testlab.Up(t, lab.Config{Nodes: 3, DualStack: true}),
+		tasks: map[string]string{}, addresses: map[string][]netip.Addr{}, ports: map[string]uint16{}, serves: map[string]bool{},
+	}
 	c.addHost(t, "outside", c.Config.OutsideAddresses(), hostPorts)
 	for i, name := range c.Config.NodeNames() {
 		c.addHost(t, "node/"+name, c.Config.NodeAddresses(i), hostPorts)
@@ -99,39 +105,37 @@ func (c *cluster) twill(t *testing.T, input string, args ...string) string {
 	return out
 }
 
-// apply writes manifests, in which ${NAME:4} and ${NAME:6} stand for a place's
-// addresses, ${block:NAME:4} for the block of the pod's address, and ${pods:4}
-// for the pods' pool.
+// apply writes manifests, in which ${PLACE@4} and ${PLACE@6} stand for a place's
+// addresses, ${POD block@4} for the block that a pod's address is of, and
+// ${pods@4} for the pods' pool.
 func (c *cluster) apply(t *testing.T, manifests string) {
 	t.Helper()
 	c.twill(t, c.fill(t, manifests), "apply", "-f", "-")
 }
 
-// Lengths of the prefixes of blocks.
-const blockBits4, blockBits6 = 26, 122
+// blockHostBits are those of an address that differ within a block.
+const blockHostBits = 6
 
 func (c *cluster) fill(t *testing.T, manifests string) string {
 	t.Helper()
 	return os.Expand(manifests, func(word string) string {
 		name, family, _ := strings.Cut(word, "@")
-		name, wholeBlock := strings.CutSuffix(name, " block")
-		addrs := c.addresses[name]
+		name, block := strings.CutSuffix(name, " block")
+		ofFamily := func(a netip.Addr) bool { return a.Is6() == (family == "6") }
 		if name == "pods" {
-			addrs = []netip.Addr{c.Config.Pools[0].Addr(), c.Config.Pools[1].Addr()}
+			i := slices.IndexFunc(c.Config.Pools, func(p netip.Prefix) bool { return ofFamily(p.Addr()) })
+			return c.Config.Pools[i].String()
 		}
-		for _, a := range addrs {
-			switch {
-			case a.Is6() != (family == "6"):
-			case name == "pods":
-				return c.Config.Pools[map[bool]int{false: 0, true: 1}[a.Is6()]].String()
-			case wholeBlock:
-				return netip.PrefixFrom(a, map[bool]int{false: blockBits4, true: blockBits6}[a.Is6()]).Masked().String()
-			default:
-				return a.String()
-			}
+		i := slices.IndexFunc(c.addresses[name], ofFamily)
+		if i < 0 {
+			t.Errorf("nothing stands for ${%s}", word)
+			return ""
 		}
-		t.Fatalf("nothing stands for ${%s}", word)
-		return ""
+		a := c.addresses[name][i]
+		if block {
+			return netip.PrefixFrom(a, a.BitLen()-blockHostBits).Masked().String()
+		}
+		return a.String()
 	})
 }
 
@@ -166,6 +170,9 @@ func (c *cluster) addService(t *testing.T, name, spec string) *corev1.Service {
 	})
 	for _, text := range made.Spec.ClusterIPs {
 		c.addresses["svc/"+name] = append(c.addresses["svc/"+name], netip.MustParseAddr(text))
+	}
+	for _, p := range made.Spec.Ports {
+		c.serves[fmt.Sprintf("svc/%s:%d/%s", name, p.Port, strings.ToLower(string(p.Protocol)))] = true
 	}
 	return made
 }

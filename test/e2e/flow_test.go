@@ -36,6 +36,9 @@ const (
 	open    = "open"
 	refused = "refused"
 	timeout = "timeout"
+	// forbidden is what a node's own datagrams meet with in its output hook,
+	// whether they are dropped or rejected there.
+	forbidden = "forbidden"
 )
 
 // flow is one connection of one family.
@@ -85,6 +88,8 @@ func probe(task, network string, to netip.AddrPort) string {
 		return open
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return refused
+	case errors.Is(err, syscall.EPERM):
+		return forbidden
 	case errors.Is(err, context.DeadlineExceeded), os.IsTimeout(err):
 		return timeout
 	}
@@ -103,9 +108,9 @@ func ask(conn net.Conn) error {
 	return err
 }
 
-// flows reads lines "FROM... -> TO:PORT[/udp]...", each of which stands for all
-// pairs, in both families, and adds what is the same by another way: to a pod
-// that has a Service, by its Service.
+// flows reads lines "FROM... -> TO:PORT[/udp][@FAMILY]...", each of which stands
+// for all pairs, in both families unless one is named. It adds what is the same
+// by another way: to a pod that has a Service with this port, by the Service.
 func (c *cluster) flows(t *testing.T, text, expected string) []flow {
 	t.Helper()
 	var out []flow
@@ -119,37 +124,49 @@ func (c *cluster) flows(t *testing.T, text, expected string) []flow {
 		}
 		for _, source := range strings.Fields(from) {
 			for _, target := range strings.Fields(to) {
-				out = append(out, c.ways(t, source, target, expected)...)
+				out = append(out, c.ways(t, full(source), target, expected)...)
 			}
 		}
 	}
 	return out
 }
 
-// ways are the flows from one place to one TO:PORT[/udp].
+// full is a name with its namespace.
+func full(name string) string {
+	if name == "outside" || strings.Contains(name, "/") {
+		return name
+	}
+	return "default/" + name
+}
+
+// ways are the flows from one place to one target.
 func (c *cluster) ways(t *testing.T, from, target, expected string) []flow {
 	t.Helper()
-	target, network, given := strings.Cut(target, "/udp")
-	network = "tcp"
-	if given {
-		network = "udp"
+	rest, family, _ := strings.Cut(target, "@")
+	rest, udp := strings.CutSuffix(rest, "/udp")
+	network := map[bool]string{false: "tcp", true: "udp"}[udp]
+	name, portText, _ := strings.Cut(rest, ":")
+	port, named := c.ports[portText]
+	if !named {
+		n, err := strconv.ParseUint(portText, 10, 16)
+		if err != nil {
+			t.Fatalf("target %q: %v", target, err)
+		}
+		port = uint16(n)
 	}
-	i := strings.LastIndexByte(target, ':')
-	port, err := strconv.ParseUint(target[i+1:], 10, 16)
-	if err != nil {
-		t.Fatalf("target %q: %v", target, err)
-	}
-	names := []string{target[:i]}
-	if _, ok := c.addresses["svc/"+target[:i]]; ok {
-		names = append(names, "svc/"+target[:i])
+	names := []string{full(name)}
+	if service := "svc/" + full(name); c.serves[fmt.Sprintf("%s:%d/%s", service, port, network)] {
+		names = append(names, service)
 	}
 	var out []flow
-	for _, name := range names {
-		if len(c.addresses[name]) == 0 {
-			t.Fatalf("there is no %q", name)
+	for _, to := range names {
+		if c.tasks[from] == "" || len(c.addresses[to]) == 0 {
+			t.Fatalf("there is no %s or no %s", from, to)
 		}
-		for _, a := range c.addresses[name] {
-			out = append(out, flow{from, name, network, netip.AddrPortFrom(a, uint16(port)), expected})
+		for _, a := range c.addresses[to] {
+			if family == "" || (family == "6") == a.Is6() {
+				out = append(out, flow{from, to, network, netip.AddrPortFrom(a, port), expected})
+			}
 		}
 	}
 	return out
@@ -230,4 +247,21 @@ func (c *cluster) run(at string, argv ...string) (string, error) {
 		err = fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, out)
 	}
 	return string(out), err
+}
+
+// eventually calls f until it returns nil, and says how long that took.
+func eventually(t *testing.T, within time.Duration, f func() error) time.Duration {
+	t.Helper()
+	began, poll := time.Now(), time.NewTicker(5*time.Millisecond)
+	defer poll.Stop()
+	for ; ; <-poll.C {
+		err := f()
+		took := time.Since(began)
+		if err == nil {
+			return took
+		}
+		if took > within {
+			t.Fatalf("after %s: %v", took.Round(time.Millisecond), err)
+		}
+	}
 }

@@ -55,7 +55,7 @@ func Main(m *testing.M) {
 
 // clear takes all labs down and removes the executables. It keeps the lock, so
 // that nothing is made after it.
-func clear() {
+var clear = sync.OnceFunc(func() {
 	machine.mu.Lock()
 	for name := range machine.labs {
 		if _, err := lab.Down(name); err != nil {
@@ -65,7 +65,7 @@ func clear() {
 	if machine.executables != "" {
 		os.RemoveAll(machine.executables)
 	}
-}
+})
 
 // build makes the executables and returns their directory.
 var build = sync.OnceValues(func() (string, error) {
@@ -84,9 +84,11 @@ var build = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
-// endTime is kept before a test's deadline, at which its process would be ended
+// endTime is kept before the tests' deadline, at which their process is ended
 // without cleaning up.
 const endTime = 10 * time.Second
+
+var beforeDeadline sync.Once
 
 // Up brings a lab up that is gone without a trace when the test ends. Name and
 // Executables of cfg are set. The test is skipped if it can't have a lab.
@@ -94,6 +96,9 @@ func Up(t *testing.T, cfg lab.Config) *Lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("a lab needs root, to make namespaces")
+	}
+	if deadline, ok := t.Deadline(); ok {
+		beforeDeadline.Do(func() { time.AfterFunc(time.Until(deadline)-endTime, clear) })
 	}
 	dir, err := build()
 	if err != nil {
@@ -109,10 +114,6 @@ func Up(t *testing.T, cfg lab.Config) *Lab {
 			t.Error(err)
 		}
 	})
-	if deadline, ok := t.Deadline(); ok {
-		timer := time.AfterFunc(time.Until(deadline)-endTime, func() { _, _ = lab.Down(cfg.Name) })
-		t.Cleanup(func() { timer.Stop() })
-	}
 	if err := lab.Up(t.Context(), cfg, func(string) {}); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +134,7 @@ func register() (name string) {
 		machine.labs = map[string]bool{}
 	}
 	machine.made++
-	name = fmt.Sprintf("t%d-%d", os.Getpid(), machine.made)
+	name = fmt.Sprintf("test-%d-%d", os.Getpid(), machine.made)
 	machine.labs[name] = true
 	return name
 }

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"net/netip"
+
+	"github.com/twill-net/twill/api"
+)
+
+// measureWide is many services with few endpoints.
+func measureWide(quick bool) (figures, error) {
+	if quick {
+		return measureServices(1000, 2)
+	}
+	return measureServices(10000, 2)
+}
+
+// measureDeep is few services with many endpoints.
+func measureDeep(quick bool) (figures, error) {
+	if quick {
+		return measureServices(100, 250)
+	}
+	return measureServices(1000, 250)
+}
+
+func measureServices(services, endpoints int) (figures, error) {
+	n, err := newScaleNode()
+	if err != nil {
+		return nil, err
+	}
+	f, found := &feeder{node: n, rulesOnly: true}, figures{}
+	for i := range services {
+		if err := f.put(serviceOf(i)); err != nil {
+			return nil, err
+		}
+		for _, s := range slicesOf(i, endpointsOf(i, endpoints)) {
+			if err := f.put(s); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := f.cold(found, "cold"); err != nil {
+		return nil, err
+	}
+	found["elements"] = float64(n.planner.Counts()["elements"])
+	// One endpoint of a service gets another address: its slice changes.
+	changes, err := f.changes(300, func(i int) api.Object {
+		service := i * 7 % services
+		addrs := endpointsOf(service, endpoints)
+		addrs[0] = netip.AddrFrom4([4]byte{10, 200, byte(i >> 8), byte(i)})
+		return slicesOf(service, addrs)[0]
+	})
+	if err != nil {
+		return nil, err
+	}
+	found["endpoint"], found["endpoint99"] = median(changes), percentile(changes, 99)
+	return found, nil
+}
