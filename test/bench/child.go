@@ -21,13 +21,17 @@ func child(what string, args []string) error {
 	switch {
 	case what == "measure" && len(args) == 2:
 		return measureOnce(args[0], args[1] == "quick")
-	case (what == "serve" || what == "drive") && len(args) == 1:
+	case (what == "serve" || what == "drive") && len(args) == 2:
 		cpu, err := strconv.Atoi(args[0])
 		if err != nil {
 			return err
 		}
+		port, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
 		if what == "serve" {
-			return serveTraffic(cpu)
+			return serveTraffic(cpu, port)
 		}
 		return driveTraffic(cpu)
 	}
@@ -47,24 +51,24 @@ type client struct {
 	found  *json.Decoder
 }
 
-// newClient starts a server in one namespace and a client in another. They end
-// with these.
-func (b *bench) newClient(from, to *namespace) (*client, error) {
+// newClient starts a server on a port in one namespace and a client in another.
+// They end with these.
+func (b *bench) newClient(from, to *namespace, port int) (*client, error) {
 	c := &client{cpu: trafficCPU(b.report.CPUs)}
 	var err error
-	if c.serve, _, _, err = b.startChild(to, "serve", c.cpu); err != nil {
+	if c.serve, _, _, err = b.startChild(to, "serve", c.cpu, port); err != nil {
 		return nil, err
 	}
 	var answers io.Reader
-	if c.drive, c.orders, answers, err = b.startChild(from, "drive", c.cpu); err != nil {
+	if c.drive, c.orders, answers, err = b.startChild(from, "drive", c.cpu, port); err != nil {
 		return nil, err
 	}
 	c.found = json.NewDecoder(answers)
 	return c, nil
 }
 
-func (b *bench) startChild(in *namespace, what string, cpu int) (*exec.Cmd, io.Writer, io.Reader, error) {
-	cmd := exec.Command(b.self, childWord, what, strconv.Itoa(cpu))
+func (b *bench) startChild(in *namespace, what string, cpu, port int) (*exec.Cmd, io.Writer, io.Reader, error) {
+	cmd := exec.Command(b.self, childWord, what, strconv.Itoa(cpu), strconv.Itoa(port))
 	cmd.Stderr = os.Stderr
 	// Blocking system calls hold Go's only processor, which must not be asked
 	// for it by signals.

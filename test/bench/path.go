@@ -93,7 +93,7 @@ func (g group) withTwill(policies int) string {
 // pathRounds takes turns: what disturbs the machine for a while disturbs all
 // paths. Before the first round each path is warmed up.
 func (b *bench) pathRounds(sites []*site) (map[string]*pathFigures, error) {
-	rounds, length := pick(b, 9, 2), pick(b, 500*time.Millisecond, 150*time.Millisecond)
+	rounds, length := pick(b, 7, 2), pick(b, 500*time.Millisecond, 150*time.Millisecond)
 	found := map[string]*pathFigures{}
 	for _, s := range sites {
 		found[s.name] = &pathFigures{}

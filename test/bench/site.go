@@ -272,6 +272,6 @@ func trafficPolicy() *networkingv1.NetworkPolicy {
 
 // connect starts both ends of the traffic.
 func (s *site) connect(b *bench) (err error) {
-	s.client, err = b.newClient(s.from, s.to)
+	s.client, err = b.newClient(s.from, s.to, trafficPort)
 	return err
 }

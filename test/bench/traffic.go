@@ -24,6 +24,7 @@ const (
 
 const (
 	trafficPort = 7000
+	directPort  = 7001 // see bench.connect
 	blockSize   = 128 << 10
 )
 
@@ -60,7 +61,7 @@ func newSocket() (int, error) {
 }
 
 // serveTraffic answers one connection after the other. It tells when it listens.
-func serveTraffic(cpu int) error {
+func serveTraffic(cpu, port int) error {
 	if err := pin(cpu); err != nil {
 		return err
 	}
@@ -71,7 +72,7 @@ func serveTraffic(cpu int) error {
 	if err := unix.SetsockoptInt(l, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 		return err
 	}
-	if err := unix.Bind(l, &unix.SockaddrInet4{Port: trafficPort}); err != nil {
+	if err := unix.Bind(l, &unix.SockaddrInet4{Port: port}); err != nil {
 		return err
 	}
 	if err := unix.Listen(l, 128); err != nil {

@@ -77,7 +77,7 @@ func establishedSurvive(t *testing.T, c *cluster) {
 			stream := c.dial(t, "default/frontend", "tcp", at)
 			answers := bufio.NewReader(stream)
 			datagrams := c.dial(t, "default/frontend", "udp", at)
-			old = append(old, func() error { return fetch(stream, answers) }, func() error { return ask(datagrams) })
+			old = append(old, func() error { return fetch(stream, answers) }, func() error { return ask(datagrams, patience) })
 		}
 	}
 	check := func(when string) {
@@ -137,7 +137,7 @@ func newPodIsCovered(t *testing.T, c *cluster) {
 	flows := append(
 		c.flows(t, "neighbour myproject/client node/node01 -> new:80 new:80/udp\nnew -> elsewhere/far:80 node/node02:80 outside:80", timeout),
 		c.flows(t, "node/node02 -> new:80", open)...)
-	for _, wrong := range c.differences(flows) {
+	for _, wrong := range c.differences(flows, true) {
 		t.Error(wrong)
 	}
 	c.twill(t, "", "delete", "networkpolicy", "default-deny-egress")

@@ -197,7 +197,12 @@ func (w *world) ask(t *testing.T, round []triple) {
 	}
 	wait.Wait()
 	for i, seen := range w.probeAll(flows) {
-		round[i].seen = seen
+		x := &round[i]
+		x.seen = seen
+		if seen == timeout && x.report.Verdict != trace.Denied && !w.agrees(*x) {
+			// Perhaps the machine is busy and the answer was only late.
+			x.seen = probe(w.tasks[x.from], x.network, x.at, patience)
+		}
 	}
 }
 
