@@ -11,6 +11,7 @@ const (
 	setPools       = "pool-cidrs"   // every pool's range
 	setNATOutgoing = "nat-outgoing" // the ranges of pools with natOutgoing
 	setNodes       = "nodes"        // every node's addresses
+	setTunnelPorts = "tunnel-ports" // protocol and port on which this node receives tunnels
 )
 
 // Priorities of the kernel's own hooks (linux/netfilter_ipv4.h).
@@ -52,11 +53,6 @@ func planBase(p *Plan) {
 	p.Chains.Set("output-nat", Chain{Hook: "output", Type: "nat", Priority: priorityDNAT,
 		Rules: []Rule{R(Jump("services"))}})
 
-	// The mark that carries a client's remembered endpoint through translation
-	// is of no use after it.
-	clearMark := R(Jump("services-clear-mark"))
-	p.Chains.Set("prerouting", Chain{Hook: "prerouting", Type: "filter", Priority: priorityDNAT + 1, Rules: []Rule{clearMark}})
-
 	// A pod's policy decides by addresses, so a pod must not borrow another's.
 	spoofed := R(fromPod, SpoofedSource{}, Counter{}, Drop).WithComment("source is not the pod's own address")
 	forward := []Rule{
@@ -72,16 +68,26 @@ func planBase(p *Plan) {
 		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy of local pods"),
 		R(Dispatch{Concat{OutInterface}, "to-pod"}).WithComment("ingress policy of local pods"),
 	)})
-	p.Chains.Set("input", Chain{Hook: "input", Type: "filter", Priority: priorityFilter, Rules: []Rule{
-		R(CtState{"established", "related"}, Accept),
+	// A tunnel's outer packets are new for ever, since each flow's two directions
+	// have ports of their own (RFC 7348 §5): they are dealt with before anything
+	// that looks at new connections. What is not a node's would bring in packets
+	// under any source address that it likes.
+	tunnel := InSet{Fields: Concat{L4Proto, DstPort}, Set: setTunnelPorts}
+	p.Sets.Set(setTunnelPorts, Set{Key: []Type{InetProto, InetService}})
+	input := []Rule{R(CtState{"established", "related"}, Accept)}
+	for _, f := range families {
+		input = append(input, R(tunnel, InSet{Fields: Concat{f.src}, Set: setNodes + f.suffix}, Accept).WithComment("tunnels of nodes"))
+	}
+	p.Chains.Set("input", Chain{Hook: "input", Type: "filter", Priority: priorityFilter, Rules: append(input,
+		R(tunnel, Counter{}, Drop).WithComment("only nodes may use the tunnel"),
 		R(Jump("services-reject")),
 		R(fromPod, NeighbourDiscovery{}, Accept),
 		spoofed,
 		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy holds for the pod's own node too"),
-	}})
+	)})
 	// No policy in output: a node reaches its own pods, for probes.
 	p.Chains.Set("output", Chain{Hook: "output", Type: "filter", Priority: priorityFilter,
-		Rules: []Rule{R(Jump("services-reject")), clearMark}})
+		Rules: []Rule{R(CtState{"established", "related"}, Accept), R(tunnel, Accept), R(Jump("services-reject"))}})
 
 	postrouting := []Rule{R(CtStatusDNAT{}, Jump("services-masquerade"))}
 	for _, f := range families {

@@ -158,6 +158,9 @@ func (f *fabricPlanner) flush() {
 	clear(f.dirty)
 }
 
+// udp is IANA's protocol number.
+const udp uint8 = 17
+
 // planSelf plans what depends on this node, the configuration and the pools
 // alone.
 func (f *fabricPlanner) planSelf() {
@@ -165,7 +168,9 @@ func (f *fabricPlanner) planSelf() {
 	sysctls := map[string]string{}
 	addresses := map[AddressKey]struct{}{}
 	gateway := netip.MustParseAddr(PodGateway4)
+	ports := map[ElementKey]Element{}
 	for _, d := range fabric.Devices(f.self, f.config) {
+		ports[ElementKey{setTunnelPorts, KeyOf(udp, uint16(d.Port))}] = Element{Comment: d.Name}
 		// Where the reverse path is another device's, loose filtering still
 		// drops what comes in on a device without an address. This one is on
 		// no wire; it is the next hop of pods, so that ARP for it is answered
@@ -195,6 +200,7 @@ func (f *fabricPlanner) planSelf() {
 			}
 		}
 	}
+	f.elements.replace("tunnels", ports)
 	f.links.replace("self", links)
 	f.addresses.replace("self", addresses)
 	f.sysctls.replace("self", sysctls)

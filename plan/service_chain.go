@@ -18,12 +18,14 @@ const (
 	// chainServicesMasquerade makes the replies of translated connections come
 	// back through this node; from nat postrouting.
 	chainServicesMasquerade = "services-masquerade"
-	// chainServicesClearMark takes back the mark with which session affinity
-	// chose a backend: translation ends its chain, so that can't be done there.
-	// From filter prerouting (after priority -100) and output.
-	chainServicesClearMark = "services-clear-mark"
-	chainServicesRefuse    = "services-refuse"
+	chainServicesRefuse     = "services-refuse"
 )
+
+// clearMarkHooks are where the mark is taken back with which session affinity
+// chose a backend: translation ends its chain, so that can't be done there, and
+// after it routing looks at the mark. Each packet would pay for these hooks, so
+// they are there only while some front end has affinity.
+var clearMarkHooks = []string{"prerouting", "output"}
 
 var refuseVerdict = string(Goto(chainServicesRefuse))
 
@@ -83,7 +85,7 @@ func serviceNamesOf(a netip.Addr) *serviceNames {
 
 // planServiceChains asks for the chains, sets and maps that are always there.
 func planServiceChains(p *Plan) {
-	var services, reject, masquerade, clearMark []Rule
+	var services, reject, masquerade []Rule
 	for _, f := range families {
 		n, origDst := serviceNames4, OrigDstIP4
 		if f.number == 6 {
@@ -118,8 +120,6 @@ func planServiceChains(p *Plan) {
 			R(InSet{Fields: Concat{f.src}, Set: n.localPods}, Return))
 		for _, protocol := range []uint8{service.TCP, service.UDP, service.SCTP} {
 			masquerade = append(masquerade, R(Proto(protocol), InSet{Fields: asked, Set: n.keepSource}, Return))
-			clearMark = append(clearMark,
-				R(isNew, CtStatusDNAT{}, Proto(protocol), InSet{Fields: asked, Set: n.affine}, ClearMark{}))
 		}
 	}
 	// Replies to whoever is not on this node must pass it to be translated back.
@@ -128,7 +128,6 @@ func planServiceChains(p *Plan) {
 	p.Chains.Set(chainServices, Chain{Rules: services})
 	p.Chains.Set(chainServicesReject, Chain{Rules: reject})
 	p.Chains.Set(chainServicesMasquerade, Chain{Rules: masquerade})
-	p.Chains.Set(chainServicesClearMark, Chain{Rules: clearMark})
 	p.Chains.Set(chainServicesRefuse, Chain{Rules: []Rule{R(Reject{})}})
 }
 
@@ -176,8 +175,38 @@ func (s *servicePlanner) holdChain(c balanceChain) {
 		use = &chainUse{verdict: string(Goto(c.name()))}
 		s.chains[c] = use
 		s.plan.Chains.Set(c.name(), c.chain())
+		s.planClearMark()
 	}
 	use.uses++
+}
+
+func (s *servicePlanner) planClearMark() {
+	needed := false
+	for c := range s.chains {
+		needed = needed || c.affinity > 0
+	}
+	for _, hook := range clearMarkHooks {
+		name := "clear-mark-" + hook
+		if needed {
+			s.plan.Chains.Set(name, Chain{Hook: hook, Type: "filter", Priority: priorityDNAT + 1, Rules: clearMarkRules()})
+		} else {
+			s.plan.Chains.Delete(name)
+		}
+	}
+}
+
+func clearMarkRules() (rules []Rule) {
+	for _, f := range families {
+		affine, origDst := serviceNames4.affine, OrigDstIP4
+		if f.number == 6 {
+			affine, origDst = serviceNames6.affine, OrigDstIP6
+		}
+		for _, protocol := range []uint8{service.TCP, service.UDP, service.SCTP} {
+			rules = append(rules, R(CtState{"new"}, CtStatusDNAT{}, Proto(protocol),
+				InSet{Fields: Concat{origDst, L4Proto, OrigDstPort}, Set: affine}, ClearMark{}))
+		}
+	}
+	return rules
 }
 
 func (s *servicePlanner) releaseChain(c balanceChain) {
@@ -188,6 +217,7 @@ func (s *servicePlanner) releaseChain(c balanceChain) {
 	if use.uses--; use.uses == 0 {
 		delete(s.chains, c)
 		s.plan.Chains.Delete(c.name())
+		s.planClearMark()
 	}
 }
 

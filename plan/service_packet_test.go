@@ -17,7 +17,6 @@ import (
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/dataplane/conntrack"
 	"github.com/twill-net/twill/dataplane/testnet"
-	"github.com/twill-net/twill/plan"
 )
 
 // web is a Service of one family, port 80 to 8080, for TCP and UDP.
@@ -227,10 +226,6 @@ func TestPacketsAffinityLeavesNoMark(t *testing.T) {
 			svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 		}))
 		s.planner.Put(webSlice(s.family.pod[:]))
-		for _, hook := range []string{"prerouting", "output"} {
-			s.planner.Flush().Chains.Set("unmark-"+hook, plan.Chain{Hook: hook, Type: "filter", Priority: -99,
-				Rules: []plan.Rule{plan.R(plan.Jump("services-clear-mark"))}})
-		}
 		s.apply()
 		probe := s.node.Command("nft", "-f", "-")
 		probe.Stdin = strings.NewReader("table inet probe { chain c { type filter hook postrouting priority 0; meta l4proto { tcp, udp } meta mark != 0 counter\n}\n}\n")

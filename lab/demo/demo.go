@@ -46,7 +46,6 @@ type story struct {
 	cfg    lab.Config
 	client *lab.Client
 	pods   map[string]lab.PodStatus // by name, those that later steps need
-	port   string                   // the service's node port
 	out    *narrator
 }
 
