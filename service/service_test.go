@@ -276,7 +276,7 @@ func TestFrontends(t *testing.T) {
 		{name: "external IPs outside the ranges", svc: newService(func(s *corev1.Service) { s.Spec.ExternalIPs = []string{"198.51.100.7", "203.0.113.7"} }),
 			local:    Local{Node: "here", ExternalIPs: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}},
 			want:     []string{"ClusterIP 10.1.0.10:80/tcp → [] else reject", "ExternalIP 203.0.113.7:80/tcp → [] else reject"},
-			problems: []string{"externalIPs 198.51.100.7: not in a range that is allowed for external IPs; remove them or allow the range"}},
+			problems: []string{"externalIPs 198.51.100.7: not in a range that is allowed for external IPs; remove them or allow the range (twill agent --external-ips)"}},
 		{name: "leading zeros are decimal", svc: newService(func(s *corev1.Service) { s.Spec.ClusterIPs = []string{"010.001.000.010"} }),
 			want: []string{"ClusterIP 10.1.0.10:80/tcp → [] else reject"}},
 		{name: "what is not done is said", svc: newService(func(s *corev1.Service) {
