@@ -68,12 +68,11 @@ type Config struct {
 
 // DefaultPreference is the order of preference where none is configured: it
 // works wherever nodes exchange UDP.
-var DefaultPreference = []string{"vxlan", "host-gw"}
+var DefaultPreference = api.Backends()
 
 // ConfigFrom applies defaults; nil means all defaults.
 func ConfigFrom(f *api.FabricConfiguration) Config {
-	// The VNI and port are flannel's, so that its nodes can be peers.
-	c := Config{Preference: DefaultPreference, VNI: 1, Port: 8472}
+	c := Config{Preference: DefaultPreference, VNI: api.DefaultVNI, Port: api.DefaultVXLANPort}
 	if f == nil {
 		return c
 	}
@@ -143,15 +142,6 @@ type Backend interface {
 
 // Backends lists every back end.
 func Backends() []Backend { return []Backend{vxlan{}, hostGW{}} }
-
-// BackendNames lists the names of the back ends.
-func BackendNames() []string {
-	var names []string
-	for _, b := range Backends() {
-		names = append(names, b.Name())
-	}
-	return names
-}
 
 func lookup(name string) (Backend, bool) {
 	for _, b := range Backends() {

@@ -10,7 +10,7 @@ import (
 // hostGW routes straight to the peer, which has to be on the same link.
 type hostGW struct{}
 
-func (hostGW) Name() string                       { return "host-gw" }
+func (hostGW) Name() string                       { return api.BackendHostGW }
 func (hostGW) Encapsulates() bool                 { return false }
 func (hostGW) Overhead(Self) int                  { return 0 }
 func (hostGW) Device(Self, Config) (Device, bool) { return Device{}, false }
@@ -27,7 +27,7 @@ func (hostGW) Path(self Self, _ Config, peer Peer, v6 bool) (Path, error) {
 	}
 	for _, p := range self.Underlay.Prefixes {
 		if p.Masked().Contains(next) {
-			return Path{Backend: "host-gw", Link: self.Underlay.Link, NextHop: next}, nil
+			return Path{Backend: api.BackendHostGW, Link: self.Underlay.Link, NextHop: next}, nil
 		}
 	}
 	return Path{}, fmt.Errorf("%s is not on the same link as this node", next)

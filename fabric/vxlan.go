@@ -17,7 +17,7 @@ const VXLANDevice = "twill-vxlan"
 // what flannel sends.
 type vxlan struct{}
 
-func (vxlan) Name() string       { return "vxlan" }
+func (vxlan) Name() string       { return api.BackendVXLAN }
 func (vxlan) Encapsulates() bool { return true }
 
 // Overhead is inner Ethernet 14, VXLAN 8, UDP 8, and IPv4 20 or IPv6 40.
@@ -64,7 +64,7 @@ func (vxlan) Path(self Self, cfg Config, peer Peer, v6 bool) (Path, error) {
 	if !ok {
 		return Path{}, fmt.Errorf("the peer has no address of the family of %s", local)
 	}
-	r := peer.Receives["vxlan"]
+	r := peer.Receives[api.BackendVXLAN]
 	if r.VNI != cfg.VNI || r.Port != cfg.Port {
 		return Path{}, fmt.Errorf("the peer receives VNI %d on port %d, we send VNI %d to port %d", r.VNI, r.Port, cfg.VNI, cfg.Port)
 	}
@@ -72,7 +72,7 @@ func (vxlan) Path(self Self, cfg Config, peer Peer, v6 bool) (Path, error) {
 	if err != nil || len(hw) != 6 {
 		return Path{}, fmt.Errorf("the peer publishes %q as its Ethernet address", r.MAC)
 	}
-	path := Path{Backend: "vxlan", Link: VXLANDevice, MAC: MAC(hw), Remote: remote}
+	path := Path{Backend: api.BackendVXLAN, Link: VXLANDevice, MAC: MAC(hw), Remote: remote}
 	if v6 {
 		// A link-local next hop needs no IPv6 address on either node.
 		path.NextHop = linkLocal(path.MAC)

@@ -25,7 +25,6 @@ type block struct {
 // routes to its blocks. A peer is the unit: an event about one peer touches
 // nothing of the others.
 type fabricPlanner struct {
-	plan   *Plan
 	self   fabric.Self
 	config fabric.Config
 
@@ -49,7 +48,7 @@ type fabricPlanner struct {
 
 func newFabricPlanner(p *Plan, node string) *fabricPlanner {
 	return &fabricPlanner{
-		plan: p, self: fabric.Self{Name: node}, config: fabric.ConfigFrom(nil),
+		self: fabric.Self{Name: node}, config: fabric.ConfigFrom(nil),
 		pools: map[string]pool{}, blocks: map[string]block{}, byNode: map[string]map[string]struct{}{},
 		peers: map[string]fabric.Peer{}, problems: map[string]string{},
 		dirty: map[string]struct{}{}, allDirty: true,

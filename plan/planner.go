@@ -187,14 +187,6 @@ func (pl *Planner) Problems() []Problem {
 	return out
 }
 
-// Counts are figures about the plan, for metrics and status.
-func (pl *Planner) Counts() map[string]int {
-	return map[string]int{
-		"peers": len(pl.fabric.peers), "pods": len(pl.pods.locals),
-		"routes": pl.plan.Routes.Len(), "chains": pl.plan.Chains.Len(), "elements": pl.plan.Elements.Len(),
-	}
-}
-
 // LocalRulesPending says whether something of the policy of the pod behind the
 // host interface is not in the kernel yet.
 func (pl *Planner) LocalRulesPending(hostInterface string) bool {

@@ -48,7 +48,7 @@ func measurePeers(backend string, quick bool) (figures, error) {
 	if err := f.cold(found, "cold"); err != nil {
 		return nil, err
 	}
-	found["heap"], found["routes"] = liveHeap(), float64(n.planner.Counts()["routes"])
+	found["heap"], found["routes"] = liveHeap(), float64(n.planner.Flush().Routes.Len())
 	// A peer gets a second block.
 	changes, err := f.changes(200, func(i int) api.Object {
 		return blockOf(fmt.Sprintf("more-%d", i), fmt.Sprintf("peer-%d", 1+i%peers), prefix(peers+1+i))

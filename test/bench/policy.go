@@ -44,7 +44,7 @@ func measurePolicy(quick bool) (figures, error) {
 		return nil, err
 	}
 	found["heap"] = liveHeap()
-	found["elements"] = float64(f.node.planner.Counts()["elements"])
+	found["elements"] = float64(f.node.planner.Flush().Elements.Len())
 
 	// A pod that no policy knew becomes one that a policy allows, and so on.
 	members, err := f.changes(500, func(i int) api.Object { return remotePod(s.remotes+i, i%s.policies) })

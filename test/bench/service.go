@@ -41,7 +41,7 @@ func measureServices(services, endpoints int) (figures, error) {
 	if err := f.cold(found, "cold"); err != nil {
 		return nil, err
 	}
-	found["elements"] = float64(n.planner.Counts()["elements"])
+	found["elements"] = float64(n.planner.Flush().Elements.Len())
 	// One endpoint of a service gets another address: its slice changes.
 	changes, err := f.changes(300, func(i int) api.Object {
 		service := i * 7 % services
