@@ -96,16 +96,30 @@ func probe(task, network string, to netip.AddrPort, silence time.Duration) strin
 	return err.Error()
 }
 
+// askAgain is after how long a datagram that nobody answered is sent again. The
+// kernel sends one destination no more than a rejection a second, once it has had
+// its burst (net.ipv4.icmp_ratelimit, RFC 1812 §4.3.2.8): who asks but once may
+// never hear that nobody is there.
+const askAgain = 1100 * time.Millisecond
+
 // ask sends a datagram to a lab's web server, which answers it.
 func ask(conn net.Conn, silence time.Duration) error {
-	if err := conn.SetDeadline(time.Now().Add(silence)); err != nil {
-		return err
+	until := time.Now().Add(silence)
+	for {
+		next := time.Now().Add(askAgain)
+		if next.After(until) {
+			next = until
+		}
+		if err := conn.SetDeadline(next); err != nil {
+			return err
+		}
+		if _, err := conn.Write([]byte(tool.AskPage)); err != nil {
+			return err
+		}
+		if _, err := conn.Read(make([]byte, 2048)); !os.IsTimeout(err) || next.Equal(until) {
+			return err
+		}
 	}
-	if _, err := conn.Write([]byte(tool.AskPage)); err != nil {
-		return err
-	}
-	_, err := conn.Read(make([]byte, 2048))
-	return err
 }
 
 // flows reads lines "FROM... -> TO:PORT[/udp][@FAMILY]...", each of which stands

@@ -59,6 +59,20 @@ func TestTraceAgreesWithPackets(t *testing.T) {
 			t.Errorf("of %d connections only %d are %s: the random world shows too little", *triples, verdicts[v], v)
 		}
 	}
+	t.Run("a rejection that the kernel holds back", func(t *testing.T) {
+		nobody := netip.AddrPortFrom(w.sameFamily("svc/a/nobody", netip.IPv4Unspecified()), 53)
+		seen := make(chan string)
+		const many = 12 // twice the burst of rejections that a destination gets
+		for range many {
+			go func() { seen <- probe(w.tasks["a/0"], "udp", nobody, silence) }()
+		}
+		for range many {
+			<-seen
+		}
+		if got := probe(w.tasks["a/0"], "udp", nobody, patience); got != refused {
+			t.Errorf("a patient asker met with %s, want %s", got, refused)
+		}
+	})
 	t.Run("twill trace --probe", func(t *testing.T) {
 		c := w.cluster
 		if out := c.twill(t, "", "trace", "--probe", "-n", "a", "0", "pod/1:80"); !strings.Contains(out, "open: agrees") {
