@@ -2,6 +2,7 @@ package lab_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,10 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 
+	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/lab"
 	"github.com/twill-net/twill/lab/space"
 	"github.com/twill-net/twill/lab/tool"
@@ -58,6 +62,7 @@ func TestAllToAll(t *testing.T) {
 				wait.Wait()
 				overICMP(t, parties, v6)
 			}
+			untracked(t, c)
 			listable(t, c)
 		})
 	}
@@ -80,6 +85,33 @@ func runPods(t *testing.T, c *lab.Client, perNode int) []party {
 		}
 	}
 	return parties
+}
+
+// untracked checks that the tunnels' outer packets, of which there were many by
+// now, are in no node's connection tracking.
+func untracked(t *testing.T, c *lab.Client) {
+	t.Helper()
+	for _, name := range c.Config.NodeNames() {
+		entrance, err := c.Enter(lab.Node(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = space.In(entrance.Task, func() error {
+			flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+			if len(flows) == 0 && err == nil {
+				err = errors.New("nothing is tracked at all")
+			}
+			for _, f := range flows {
+				if f.Forward.Protocol == unix.IPPROTO_UDP && f.Forward.DstPort == api.DefaultVXLANPort {
+					t.Errorf("%s tracks a tunnel's packets: %s", name, f)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Errorf("conntrack of %s: %v", name, err)
+		}
+	}
 }
 
 // serveOnNodes serves the page from this process, on sockets of each node.

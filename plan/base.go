@@ -11,11 +11,11 @@ const (
 	setPools       = "pool-cidrs"   // every pool's range
 	setNATOutgoing = "nat-outgoing" // the ranges of pools with natOutgoing
 	setNodes       = "nodes"        // every node's addresses
-	setTunnelPorts = "tunnel-ports" // protocol and port on which this node receives tunnels
 )
 
 // Priorities of the kernel's own hooks (linux/netfilter_ipv4.h).
 const (
+	priorityRaw    = -300 // before connection tracking
 	priorityDNAT   = -100
 	priorityFilter = 0
 	prioritySNAT   = 100
@@ -46,15 +46,12 @@ func suffix(a netip.Addr) string {
 func planBase(p *Plan) {
 	p.Sysctls.Set("net/ipv4/ip_forward", "1")
 
-	fromPod := Interface{InInterface, VethPrefix + "*"}
 	// Translation sees only the first packet of a connection.
 	p.Chains.Set("prerouting-nat", Chain{Hook: "prerouting", Type: "nat", Priority: priorityDNAT,
 		Rules: []Rule{R(Jump("services"))}})
 	p.Chains.Set("output-nat", Chain{Hook: "output", Type: "nat", Priority: priorityDNAT,
 		Rules: []Rule{R(Jump("services"))}})
 
-	// A pod's policy decides by addresses, so a pod must not borrow another's.
-	spoofed := R(fromPod, SpoofedSource{}, Counter{}, Drop).WithComment("source is not the pod's own address")
 	forward := []Rule{
 		R(CtState{"established", "related"}, Accept),
 		R(Jump("services-reject")),
@@ -68,26 +65,7 @@ func planBase(p *Plan) {
 		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy of local pods"),
 		R(Dispatch{Concat{OutInterface}, "to-pod"}).WithComment("ingress policy of local pods"),
 	)})
-	// A tunnel's outer packets are new for ever, since each flow's two directions
-	// have ports of their own (RFC 7348 §5): they are dealt with before anything
-	// that looks at new connections. What is not a node's would bring in packets
-	// under any source address that it likes.
-	tunnel := InSet{Fields: Concat{L4Proto, DstPort}, Set: setTunnelPorts}
-	p.Sets.Set(setTunnelPorts, Set{Key: []Type{InetProto, InetService}})
-	input := []Rule{R(CtState{"established", "related"}, Accept)}
-	for _, f := range families {
-		input = append(input, R(tunnel, InSet{Fields: Concat{f.src}, Set: setNodes + f.suffix}, Accept).WithComment("tunnels of nodes"))
-	}
-	p.Chains.Set("input", Chain{Hook: "input", Type: "filter", Priority: priorityFilter, Rules: append(input,
-		R(tunnel, Counter{}, Drop).WithComment("only nodes may use the tunnel"),
-		R(Jump("services-reject")),
-		R(fromPod, NeighbourDiscovery{}, Accept),
-		spoofed,
-		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy holds for the pod's own node too"),
-	)})
-	// No policy in output: a node reaches its own pods, for probes.
-	p.Chains.Set("output", Chain{Hook: "output", Type: "filter", Priority: priorityFilter,
-		Rules: []Rule{R(CtState{"established", "related"}, Accept), R(tunnel, Accept), R(Jump("services-reject"))}})
+	planNodeChains(p, nil)
 
 	postrouting := []Rule{R(CtStatusDNAT{}, Jump("services-masquerade"))}
 	for _, f := range families {
@@ -104,6 +82,58 @@ func planBase(p *Plan) {
 		).WithComment("natOutgoing: pods that leave the cluster"))
 	}
 	p.Chains.Set("postrouting", Chain{Hook: "postrouting", Type: "nat", Priority: prioritySNAT, Rules: postrouting})
+}
+
+var (
+	fromPod = Interface{InInterface, VethPrefix + "*"}
+	// A pod's policy decides by addresses, so a pod must not borrow another's.
+	spoofed = R(fromPod, SpoofedSource{}, Counter{}, Drop).WithComment("source is not the pod's own address")
+)
+
+// planNodeChains asks for the chains of what comes to the node itself or from
+// it. tunnels are the ports on which it receives tunnels: they are compared with
+// and not looked up, which each packet of a tunnel would pay for.
+func planNodeChains(p *Plan, tunnels []uint16) {
+	input := []Rule{R(CtState{"established", "related"}, Accept)}
+	output := []Rule{R(CtState{"established", "related"}, Accept)}
+	for _, port := range tunnels {
+		for _, f := range families {
+			input = append(input, R(Family(f.number), Proto(udp), ToPort(port), InSet{Fields: Concat{f.src}, Set: setNodes + f.suffix}, Accept).
+				WithComment("tunnels of nodes"))
+		}
+		// What is not a node's would bring in packets under any source address
+		// that it likes.
+		input = append(input, R(Proto(udp), ToPort(port), Counter{}, Drop).WithComment("only nodes may use the tunnel"))
+		output = append(output, R(Proto(udp), ToPort(port), Accept))
+	}
+	p.Chains.Set("input", Chain{Hook: "input", Type: "filter", Priority: priorityFilter, Rules: append(input,
+		R(Jump("services-reject")),
+		R(fromPod, NeighbourDiscovery{}, Accept),
+		spoofed,
+		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy holds for the pod's own node too"),
+	)})
+	// No policy in output: a node reaches its own pods, for probes.
+	p.Chains.Set("output", Chain{Hook: "output", Type: "filter", Priority: priorityFilter,
+		Rules: append(output, R(Jump("services-reject")))})
+}
+
+// planUntracked asks for the chains that keep connection tracking from the outer
+// packets of tunnels to these ports. The two directions of a flow have source
+// ports of their own (RFC 7348 §5), so to conntrack each is a connection that
+// nobody ever answers; the inner packets are tracked all the same. Each other
+// packet pays for the chains: without ports there are none.
+func planUntracked(p *Plan, tunnels []uint16) {
+	in := Chain{Hook: "prerouting", Type: "filter", Priority: priorityRaw}
+	out := Chain{Hook: "output", Type: "filter", Priority: priorityRaw}
+	for _, port := range tunnels {
+		for _, f := range families {
+			to := []Statement{Family(f.number), Proto(udp), ToPort(port)}
+			in.Rules = append(in.Rules, R(append(to[:3:3], InSet{Fields: Concat{f.src}, Set: setNodes + f.suffix}, NoTrack{})...))
+			out.Rules = append(out.Rules, R(append(to[:3:3], InSet{Fields: Concat{f.dst}, Set: setNodes + f.suffix}, NoTrack{})...))
+		}
+	}
+	setOrDelete(p.Chains, "untracked-in", in, len(tunnels) > 0)
+	setOrDelete(p.Chains, "untracked-out", out, len(tunnels) > 0)
 }
 
 // rangeElements are the elements of the per-family interval set for the union

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/fabric"
@@ -25,6 +26,7 @@ type block struct {
 // routes to its blocks. A peer is the unit: an event about one peer touches
 // nothing of the others.
 type fabricPlanner struct {
+	plan   *Plan
 	self   fabric.Self
 	config fabric.Config
 
@@ -37,6 +39,9 @@ type fabricPlanner struct {
 	dirty    map[string]struct{} // peers
 	allDirty bool
 
+	tunnels            []uint16 // ports on which the node receives tunnels
+	planned, untracked []uint16 // those that chains were planned for
+
 	links      *units[string, string, Link]
 	routes     *units[string, netip.Prefix, Route]
 	neighbours *units[string, NeighbourKey, MAC]
@@ -48,7 +53,7 @@ type fabricPlanner struct {
 
 func newFabricPlanner(p *Plan, node string) *fabricPlanner {
 	return &fabricPlanner{
-		self: fabric.Self{Name: node}, config: fabric.ConfigFrom(nil),
+		plan: p, self: fabric.Self{Name: node}, config: fabric.ConfigFrom(nil),
 		pools: map[string]pool{}, blocks: map[string]block{}, byNode: map[string]map[string]struct{}{},
 		peers: map[string]fabric.Peer{}, problems: map[string]string{},
 		dirty: map[string]struct{}{}, allDirty: true,
@@ -155,6 +160,7 @@ func (f *fabricPlanner) flush() {
 		}
 	}
 	clear(f.dirty)
+	f.planTunnels()
 }
 
 // udp is IANA's protocol number.
@@ -167,9 +173,9 @@ func (f *fabricPlanner) planSelf() {
 	sysctls := map[string]string{}
 	addresses := map[AddressKey]struct{}{}
 	gateway := netip.MustParseAddr(PodGateway4)
-	ports := map[ElementKey]Element{}
+	f.tunnels = nil
 	for _, d := range fabric.Devices(f.self, f.config) {
-		ports[ElementKey{setTunnelPorts, KeyOf(udp, uint16(d.Port))}] = Element{Comment: d.Name}
+		f.tunnels = append(f.tunnels, uint16(d.Port))
 		// Where the reverse path is another device's, loose filtering still
 		// drops what comes in on a device without an address. This one is on
 		// no wire; it is the next hop of pods, so that ARP for it is answered
@@ -199,12 +205,28 @@ func (f *fabricPlanner) planSelf() {
 			}
 		}
 	}
-	f.elements.replace("tunnels", ports)
 	f.links.replace("self", links)
 	f.addresses.replace("self", addresses)
 	f.sysctls.replace("self", sysctls)
 	f.elements.replace("pools", rangeElements(setPools, all))
 	f.elements.replace("nat", rangeElements(setNATOutgoing, nat))
+}
+
+// planTunnels plans the chains that know tunnels by their ports. Their packets
+// are untracked while the node sends such itself.
+func (f *fabricPlanner) planTunnels() {
+	if !slices.Equal(f.planned, f.tunnels) {
+		f.planned = f.tunnels
+		planNodeChains(f.plan, f.planned)
+	}
+	var sent []uint16
+	if f.plan.FDB.Len() > 0 {
+		sent = f.tunnels
+	}
+	if !slices.Equal(f.untracked, sent) {
+		f.untracked = sent
+		planUntracked(f.plan, f.untracked)
+	}
 }
 
 // planOwnBlocks drops what is sent to addresses of ours that no pod has: a

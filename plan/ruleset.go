@@ -191,6 +191,8 @@ type (
 	Family int
 	// Proto matches the transport protocol by number.
 	Proto uint8
+	// ToPort matches the destination port; it comes after Proto.
+	ToPort uint16
 	// LocalAddress matches if the source or destination is an address of this
 	// node itself.
 	LocalAddress struct{ Source bool }
@@ -235,6 +237,9 @@ type (
 	}
 	// Masquerade translates the source to the address of the outgoing device.
 	Masquerade struct{}
+	// NoTrack keeps connection tracking from the packet; only in hooks that come
+	// before it.
+	NoTrack struct{}
 	// Reject answers TCP with a reset and anything else with port unreachable.
 	Reject struct{}
 	// Verdict is "accept", "drop", "return", "jump CHAIN" or "goto CHAIN".
@@ -255,6 +260,7 @@ func (s Dispatch) String() string  { return s.Fields.String() + " vmap @" + s.Ma
 func (s Interface) String() string { return fmt.Sprintf("%s %q", s.Field, s.Name) }
 func (s Family) String() string    { return fmt.Sprintf("meta nfproto ipv%d", int(s)) }
 func (s Proto) String() string     { return fmt.Sprintf("meta l4proto %d", uint8(s)) }
+func (s ToPort) String() string    { return fmt.Sprintf("th dport %d", uint16(s)) }
 func (s LocalAddress) String() string {
 	if s.Source {
 		return "fib saddr type local"
@@ -282,6 +288,7 @@ func (s DNAT) String() string {
 	return fmt.Sprintf("dnat ip%s to %s map @%s", map[int]string{4: "", 6: "6"}[s.Family], s.Fields, s.Map)
 }
 func (Masquerade) String() string { return "masquerade fully-random" }
+func (NoTrack) String() string    { return "notrack" }
 func (Reject) String() string     { return "reject" }
 func (s Verdict) String() string  { return string(s) }
 func (Counter) String() string    { return "counter" }
@@ -293,6 +300,7 @@ func (Dispatch) statement()           {}
 func (Interface) statement()          {}
 func (Family) statement()             {}
 func (Proto) statement()              {}
+func (ToPort) statement()             {}
 func (LocalAddress) statement()       {}
 func (SpoofedSource) statement()      {}
 func (NeighbourDiscovery) statement() {}
@@ -303,6 +311,7 @@ func (UpdateMap) statement()          {}
 func (DeleteFromMap) statement()      {}
 func (DNAT) statement()               {}
 func (Masquerade) statement()         {}
+func (NoTrack) statement()            {}
 func (Reject) statement()             {}
 func (Verdict) statement()            {}
 func (Counter) statement()            {}

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -149,6 +150,11 @@ func (p *program) statement(s plan.Statement) error {
 	case plan.Proto:
 		p.proto = int(s)
 		p.emit(meta(expr.MetaKeyL4PROTO)(register(0)), against(expr.CmpOpEq, byte(s)))
+	case plan.ToPort:
+		if p.proto < 0 {
+			return fmt.Errorf("a port of no protocol: name it first")
+		}
+		p.emit(sources[plan.DstPort].load(register(0)), against(expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, uint16(s))...))
 	case plan.LocalAddress:
 		p.emit(&expr.Fib{Register: register(0), ResultADDRTYPE: true, FlagSADDR: s.Source, FlagDADDR: !s.Source},
 			against(expr.CmpOpEq, hostOrder(unix.RTN_LOCAL)...))
@@ -180,6 +186,8 @@ func (p *program) statement(s plan.Statement) error {
 		return p.dnat(s)
 	case plan.Masquerade:
 		p.emit(&expr.Masq{FullyRandom: true})
+	case plan.NoTrack:
+		p.emit(&expr.Notrack{})
 	case plan.Verdict:
 		v, err := parseVerdict(string(s))
 		if err != nil {

@@ -82,6 +82,7 @@ func everything() *plan.Plan {
 		plan.R(plan.Interface{Field: plan.InInterface, Name: "tw-*"}, plan.Interface{Field: plan.OutInterface, Name: "eth0"}, plan.Drop),
 		plan.R(plan.Family(4), plan.Proto(47), plan.Drop),
 		plan.R(plan.Family(6), plan.Return),
+		plan.R(plan.Family(4), plan.Proto(17), plan.ToPort(8472), plan.InSet{Fields: plan.Concat{plan.SrcIP4}, Set: "members"}, plan.Accept),
 		plan.R(plan.LocalAddress{}, plan.Accept),
 		plan.R(plan.LocalAddress{Source: true}, plan.Accept),
 		plan.R(plan.SpoofedSource{}, plan.Drop),
@@ -116,6 +117,9 @@ func everything() *plan.Plan {
 		plan.R(plan.DNAT{Family: 4, Fields: and(key, plan.PacketMark), Map: "endpoint"}),
 		plan.R(plan.DNAT{Family: 6, Fields: and(key6, plan.RandomMod(2)), Map: "endpoint6"}),
 	}})
+	p.Chains.Set("untracked", plan.Chain{Hook: "output", Type: "filter", Priority: -300, Rules: []plan.Rule{
+		plan.R(plan.Proto(17), plan.ToPort(8472), plan.NoTrack{}),
+	}})
 	p.Chains.Set("masquerade", plan.Chain{Hook: "postrouting", Type: "nat", Priority: 100, Rules: []plan.Rule{
 		plan.R(plan.InPrefix{Field: plan.DstIP4, Prefix: netip.MustParsePrefix("224.0.0.0/4"), Not: true}, plan.Masquerade{}),
 	}})
@@ -145,6 +149,7 @@ meta l4proto vmap @proto
 iifname "tw-*" oifname "eth0" drop
 meta nfproto ipv4 meta l4proto gre drop
 meta nfproto ipv6 return
+udp dport 8472 ip saddr @members accept
 fib daddr type local accept
 fib saddr type local accept
 fib saddr . iif oif missing drop
@@ -173,6 +178,8 @@ type nat hook prerouting priority dstnat; policy accept;
 dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoint
 dnat ip to ip daddr . meta l4proto . th dport . meta mark map @endpoint
 dnat ip6 to ip6 daddr . meta l4proto . th dport . numgen random mod 2 map @endpoint6
+type filter hook output priority raw; policy accept;
+udp dport 8472 notrack
 type nat hook postrouting priority srcnat; policy accept;
 ip daddr != 224.0.0.0/4 masquerade fully-random
 `
