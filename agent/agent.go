@@ -52,9 +52,9 @@ type Agent struct {
 	waiters  []waiter
 }
 
-// workAtOnce bounds how many events are taken in before the plan is made true,
+// WorkAtOnce bounds how many events are taken in before the plan is made true,
 // so that a flood of them does not keep an ADD waiting.
-const workAtOnce = 5000
+const WorkAtOnce = 5000
 
 // New opens the node's kernel and journal. The store stays the caller's to
 // close.
@@ -62,7 +62,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 	a := &Agent{
 		config: config, log: log, store: s,
 		health:   &health.Tracker{},
-		work:     make(chan func(), workAtOnce),
+		work:     make(chan func(), WorkAtOnce),
 		planner:  plan.NewPlanner(config.NodeName),
 		unsynced: map[*api.Kind]struct{}{},
 		pools:    map[string]*api.IPPool{},
@@ -217,7 +217,7 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 }
 
 func (a *Agent) drain() {
-	for range workAtOnce {
+	for range WorkAtOnce {
 		select {
 		case f := <-a.work:
 			f()

@@ -129,6 +129,7 @@ it reads the kernel and writes only the difference.`,
 		if err != nil {
 			return err
 		}
+		TuneMemory()
 		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 		st, err := s.OpenClusterStore(cmd.Context())
 		if err != nil {

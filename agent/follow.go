@@ -35,6 +35,7 @@ func (a *Agent) follow(ctx context.Context, kind *api.Kind) {
 					a.health.Clear(health.NotSynced, "")
 					a.log.Info("in step with the store", "node", a.config.NodeName)
 					go a.confirmBlocks(ctx)
+					go AfterFirstSync()
 				}
 			})
 		},

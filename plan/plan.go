@@ -21,7 +21,7 @@ type Plan struct {
 	// The nftables table "inet twill".
 	Chains   *Table[string, Chain]
 	Sets     *Table[string, Set]
-	Elements *Table[ElementKey, Element]
+	Elements *Elements
 
 	// UDPFrontends are the balanced UDP ports. Connection tracking remembers a
 	// UDP client's backend for as long as the client sends, so entries that lead
@@ -40,7 +40,7 @@ func New() *Plan {
 		Routes:     NewTable[netip.Prefix](same[Route]),
 		Chains:     NewTable[string](Chain.Equal),
 		Sets:       NewTable[string](Set.Equal),
-		Elements:   NewTable[ElementKey](same[Element]),
+		Elements:   newElements(),
 
 		UDPFrontends: NewTable[Frontend](Backends.Equal),
 	}
@@ -108,28 +108,6 @@ type Route struct {
 	OnLink    bool       // the gateway is on the link though no address says so
 	Source    netip.Addr // preferred source; zero: the kernel's choice
 	Blackhole bool       // then nothing else is set
-}
-
-// ElementKey names one element of a set or map. Key is the key as the kernel
-// has it: fields in network byte order, each padded to 4 bytes (see KeyOf).
-type ElementKey struct {
-	Set string
-	Key string
-}
-
-// Element is the rest of a set's element. All strings but Comment and Verdict
-// are in the kernel's form.
-type Element struct {
-	// End is the last key of an interval (inclusive), same form as the key;
-	// empty for sets without intervals.
-	End string
-	// Value is what a map gives for the key; empty for sets and verdict maps.
-	Value string
-	// Verdict is what a verdict map gives for the key: "accept", "drop",
-	// "return", "jump CHAIN", "goto CHAIN".
-	Verdict string
-	// Comment is shown by nft list.
-	Comment string
 }
 
 // Frontend is an address and port of this node's that is balanced.

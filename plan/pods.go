@@ -33,7 +33,6 @@ type podPlanner struct {
 	planner *Planner
 	locals  map[string]Local      // by host interface
 	stored  map[api.Key]podLabels // WorkloadEndpoints of this node
-	remotes map[api.Key]struct{}
 	dirty   map[string]struct{} // host interfaces
 	planned map[string]api.Key  // host interface → the endpoint's key in policy and services
 
@@ -48,7 +47,7 @@ func newPodPlanner(pl *Planner) *podPlanner {
 	return &podPlanner{
 		planner: pl,
 		locals:  map[string]Local{}, stored: map[api.Key]podLabels{},
-		remotes: map[api.Key]struct{}{}, dirty: map[string]struct{}{}, planned: map[string]api.Key{},
+		dirty: map[string]struct{}{}, planned: map[string]api.Key{},
 		links:      newUnits[string](pl.plan.Links),
 		addresses:  newUnits[string](pl.plan.Addresses),
 		neighbours: newUnits[string](pl.plan.Neighbours),
@@ -77,7 +76,7 @@ func (p *podPlanner) replanAll() {
 func (p *podPlanner) put(w *api.WorkloadEndpoint) error {
 	key := api.KeyOf(w)
 	if w.Spec.Node == p.planner.self {
-		p.deleteRemote(key)
+		p.planner.policy.deleteEndpoint(key)
 		p.stored[key] = podLabels{w.Spec.ContainerID, w.Labels, w.Spec.Ports}
 		p.dirtyPod(key)
 		return nil
@@ -88,10 +87,9 @@ func (p *podPlanner) put(w *api.WorkloadEndpoint) error {
 	}
 	e, err := policy.EndpointOf(w)
 	if err != nil {
-		p.deleteRemote(key)
+		p.planner.policy.deleteEndpoint(key)
 		return err
 	}
-	p.remotes[key] = struct{}{}
 	p.planner.policy.setEndpoint(key, e, "")
 	return nil
 }
@@ -99,17 +97,10 @@ func (p *podPlanner) put(w *api.WorkloadEndpoint) error {
 // delete takes in that a WorkloadEndpoint is gone. A local pod stays while it
 // is attached.
 func (p *podPlanner) delete(key api.Key) {
-	p.deleteRemote(key)
+	p.planner.policy.deleteEndpoint(key) // no local pod's: theirs are other keys, see planLocal
 	if _, ok := p.stored[key]; ok {
 		delete(p.stored, key)
 		p.dirtyPod(key)
-	}
-}
-
-func (p *podPlanner) deleteRemote(key api.Key) {
-	if _, ok := p.remotes[key]; ok {
-		delete(p.remotes, key)
-		p.planner.policy.deleteEndpoint(key)
 	}
 }
 

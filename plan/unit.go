@@ -5,12 +5,18 @@ package plan
 // no longer asks for. A key that moves from one unit to another stays, in
 // whichever order the two are planned.
 type units[U, K comparable, V any] struct {
-	table *Table[K, V]
+	table asked[K, V]
 	keys  map[U][]K
 	owner map[K]U
 }
 
-func newUnits[U, K comparable, V any](t *Table[K, V]) *units[U, K, V] {
+// asked is a table of whatever kind.
+type asked[K comparable, V any] interface {
+	Set(K, V)
+	Delete(K)
+}
+
+func newUnits[U, K comparable, V any](t asked[K, V]) *units[U, K, V] {
 	return &units[U, K, V]{table: t, keys: map[U][]K{}, owner: map[K]U{}}
 }
 

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -17,8 +18,8 @@ import (
 // evaluated.
 type Compiler struct {
 	endpoints map[api.Key]*endpoint
-	holders   map[netip.Addr][]*endpoint // more than one only while an address changes hands
-	shared    int                        // addresses with more than one holder
+	holders   map[netip.Addr]*endpoint
+	shared    map[netip.Addr][]*endpoint // the other holders, while an address changes hands
 	policies  map[api.Key]*compiledPolicy
 
 	// subjects finds the policies of local endpoints, peers finds the members
@@ -61,7 +62,8 @@ type local struct{ groups [2]*group }
 func NewCompiler() *Compiler {
 	return &Compiler{
 		endpoints:   map[api.Key]*endpoint{},
-		holders:     map[netip.Addr][]*endpoint{},
+		holders:     map[netip.Addr]*endpoint{},
+		shared:      map[netip.Addr][]*endpoint{},
 		policies:    map[api.Key]*compiledPolicy{},
 		subjects:    newMatcher[*compiledPolicy](),
 		peers:       newMatcher[*set](),
@@ -155,22 +157,40 @@ func (c *Compiler) countLocal(e *endpoint, n int) {
 }
 
 func (c *Compiler) hold(a netip.Addr, e *endpoint) {
-	c.holders[a] = append(c.holders[a], e)
-	if len(c.holders[a]) == 2 {
-		c.shared++
+	if c.holders[a] == nil {
+		c.holders[a] = e
+	} else {
+		c.shared[a] = append(c.shared[a], e)
 	}
 }
 
 func (c *Compiler) unhold(a netip.Addr, e *endpoint) {
-	left := remove(c.holders[a], e)
-	switch len(left) {
-	case 0:
-		delete(c.holders, a)
-		return
-	case 1:
-		c.shared--
+	others := remove(c.shared[a], e)
+	if c.holders[a] == e {
+		if delete(c.holders, a); len(others) > 0 {
+			c.holders[a] = others[0]
+			others = others[1:]
+		}
 	}
-	c.holders[a] = left
+	if len(others) > 0 {
+		c.shared[a] = others
+	} else {
+		delete(c.shared, a)
+	}
+}
+
+// holdersOf are the endpoints that have an address.
+func (c *Compiler) holdersOf(a netip.Addr) iter.Seq[*endpoint] {
+	return func(yield func(*endpoint) bool) {
+		if e := c.holders[a]; e == nil || !yield(e) {
+			return
+		}
+		for _, e := range c.shared[a] {
+			if !yield(e) {
+				return
+			}
+		}
+	}
 }
 
 // canonical returns a sorted copy without duplicates; IPv4 in IPv6's clothes

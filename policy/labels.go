@@ -38,22 +38,22 @@ func newLabelSet(namespace string, labels map[string]string) labelSet {
 
 // namespaceLabels are a namespace's labels with the one that all namespaces
 // have.
-func namespaceLabels(name string, labels map[string]string) []label {
-	out := []label{{NamespaceNameLabel, name}}
+func namespaceLabels(name string, labels map[string]string) []*label {
+	out := []*label{{NamespaceNameLabel, name}}
 	for k, v := range labels {
 		if k != NamespaceNameLabel {
-			out = append(out, label{k, v})
+			out = append(out, &label{k, v})
 		}
 	}
 	return out
 }
 
 // selects is Matches for labels in the compiler's form.
-func (s *Selector) selects(labels []label) bool {
+func (s *Selector) selects(labels []*label) bool {
 	for i := range s.requirements {
 		r := &s.requirements[i]
 		var value string
-		at := slices.IndexFunc(labels, func(l label) bool { return l.key == r.key })
+		at := slices.IndexFunc(labels, func(l *label) bool { return l.key == r.key })
 		if at >= 0 {
 			value = labels[at].value
 		}

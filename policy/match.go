@@ -2,7 +2,6 @@ package policy
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 )
 
@@ -23,11 +22,17 @@ type matcher[U comparable] struct {
 	created    uint64                    // number of identities ever, for their order
 }
 
-// labelIndex is the identities that have a label of one key, by its value. Label
-// strings are the index's own, so that equal ones are stored once.
+// labelIndex is the labels of one key, by value.
 type labelIndex[U comparable] struct {
 	key    string
-	values map[string][]*identity[U]
+	values map[string]*usedLabel[U]
+}
+
+// usedLabel is a label and the identities that have it. It is stored once,
+// however many they are.
+type usedLabel[U comparable] struct {
+	label
+	identities []*identity[U]
 }
 
 // identity is a namespace with a set of labels. A selection selects all
@@ -36,7 +41,7 @@ type identity[U comparable] struct {
 	id        identityID
 	number    uint64
 	namespace *namespace[U]
-	labels    []label
+	labels    []*label // of usedLabels
 	endpoints []*endpoint
 	selectors []*selector[U] // that select it
 	visited   uint64         // by Compiler.members
@@ -45,7 +50,7 @@ type identity[U comparable] struct {
 type namespace[U comparable] struct {
 	name       string
 	known      bool // somebody told us its labels
-	labels     []label
+	labels     []*label
 	identities []*identity[U] // by number
 	scopes     []*scope[U]    // that select it
 }
@@ -154,11 +159,11 @@ func (m *matcher[U]) join(e *endpoint, labels labelSet) *identity[U] {
 	id := m.identities[labels.id]
 	if id == nil {
 		m.created++
-		id = &identity[U]{id: labels.id, number: m.created, namespace: m.namespace(e.key.Namespace), labels: slices.Clone(labels.labels)}
+		id = &identity[U]{id: labels.id, number: m.created, namespace: m.namespace(e.key.Namespace), labels: make([]*label, len(labels.labels))}
 		m.identities[labels.id] = id
 		id.namespace.identities = append(id.namespace.identities, id)
-		for i := range id.labels {
-			m.index(&id.labels[i], id)
+		for i, l := range labels.labels {
+			id.labels[i] = m.index(l, id)
 		}
 		m.match(id)
 	}
@@ -167,22 +172,19 @@ func (m *matcher[U]) join(e *endpoint, labels labelSet) *identity[U] {
 	return id
 }
 
-func (m *matcher[U]) index(l *label, id *identity[U]) {
+func (m *matcher[U]) index(l label, id *identity[U]) *label {
 	x := m.byLabel[l.key]
 	if x == nil {
-		x = &labelIndex[U]{l.key, map[string][]*identity[U]{}}
+		x = &labelIndex[U]{l.key, map[string]*usedLabel[U]{}}
 		m.byLabel[l.key] = x
 	}
-	l.key = x.key
-	others := x.values[l.value]
-	if len(others) > 0 {
-		l.value = others[0].value(l.key)
+	used := x.values[l.value]
+	if used == nil {
+		used = &usedLabel[U]{label: label{x.key, l.value}}
+		x.values[l.value] = used
 	}
-	x.values[l.value] = append(others, id)
-}
-
-func (id *identity[U]) value(key string) string {
-	return id.labels[slices.IndexFunc(id.labels, func(l label) bool { return l.key == key })].value
+	used.identities = append(used.identities, id)
+	return &used.label
 }
 
 // leave undoes join.
@@ -195,9 +197,11 @@ func (m *matcher[U]) leave(id *identity[U], e *endpoint) {
 	delete(m.identities, id.id)
 	for _, l := range id.labels {
 		x := m.byLabel[l.key]
-		if left := withoutIdentity(x.values[l.value], id); len(left) > 0 {
-			x.values[l.value] = left
-		} else if delete(x.values, l.value); len(x.values) == 0 {
+		used := x.values[l.value]
+		if used.identities = withoutIdentity(used.identities, id); len(used.identities) > 0 {
+			continue
+		}
+		if delete(x.values, l.value); len(x.values) == 0 {
 			delete(m.byLabel, l.key)
 		}
 	}
@@ -221,7 +225,7 @@ func (m *matcher[U]) match(id *identity[U]) {
 			continue
 		}
 		for _, l := range id.labels {
-			consider(sc.anchored[anchor{label: l}])
+			consider(sc.anchored[anchor{label: *l}])
 			consider(sc.anchored[anchor{label: label{key: l.key}, anyValue: true}])
 		}
 	}
@@ -272,9 +276,11 @@ func (m *matcher[U]) candidates(s *selector[U]) [][]*identity[U] {
 		switch {
 		case x == nil:
 		case a.anyValue:
-			out = slices.AppendSeq(out, maps.Values(x.values))
-		default:
-			out = append(out, x.values[a.value])
+			for _, used := range x.values {
+				out = append(out, used.identities)
+			}
+		case x.values[a.value] != nil:
+			out = append(out, x.values[a.value].identities)
 		}
 	}
 	n := 0

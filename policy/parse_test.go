@@ -143,7 +143,11 @@ func TestSelectorAgreesWithKubernetes(t *testing.T) {
 		if got := ours.Matches(have); got != want {
 			t.Fatalf("seed %d: %s on %v: %t, want %t", seed, ours, have, got, want)
 		}
-		if got := ours.selects(newLabelSet("ns", have).labels); got != want {
+		var compiled []*label
+		for _, l := range newLabelSet("ns", have).labels {
+			compiled = append(compiled, &l)
+		}
+		if got := ours.selects(compiled); got != want {
 			t.Fatalf("seed %d: %s on compiled %v: %t, want %t", seed, ours, have, got, want)
 		}
 	}

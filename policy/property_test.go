@@ -318,7 +318,7 @@ func empty(t *testing.T, w *world, c *Compiler, prog *program, seed uint64) {
 	}
 	left := map[string]int{
 		"program's endpoints": len(prog.endpoints), "program's groups": len(prog.groups), "program's sets": len(prog.sets),
-		"groups": len(c.groups), "sets": len(c.sets), "unions": len(c.unions), "holders": len(c.holders), "shared": c.shared, "locals": len(c.locals), "policies": len(c.policies),
+		"groups": len(c.groups), "sets": len(c.sets), "unions": len(c.unions), "holders": len(c.holders), "shared": len(c.shared), "locals": len(c.locals), "policies": len(c.policies),
 		"identities": len(c.peers.identities) + len(c.subjects.identities), "labels": len(c.peers.byLabel) + len(c.subjects.byLabel),
 		"selectors": len(c.peers.selectors) + len(c.subjects.selectors), "scopes": len(c.peers.scopes) + len(c.subjects.scopes) + len(c.peers.wide),
 		"namespaces": len(c.peers.namespaces) + len(c.subjects.namespaces), "addresses": c.localAddrs[IPv4] + c.localAddrs[IPv6],

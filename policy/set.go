@@ -166,7 +166,7 @@ func (c *Compiler) members(s *set) []Member {
 			}
 		}
 	}
-	if c.shared == 0 && len(s.literals) == 0 {
+	if len(c.shared) == 0 && len(s.literals) == 0 {
 		return out // nothing can be in it twice
 	}
 	seen := make(map[Member]struct{}, len(out))
@@ -215,7 +215,7 @@ func (c *Compiler) elementsOf(s *set, def *definition, addrs []netip.Addr) map[e
 			out[element{s, Member{Addr: a}}] = struct{}{}
 			continue
 		}
-		for _, e := range c.holders[a] {
+		for e := range c.holdersOf(a) {
 			if !slices.ContainsFunc(e.peer.selectors, func(sel *selector[*set]) bool { return def.selects(sel.id) }) {
 				continue
 			}
@@ -270,7 +270,7 @@ func (c *Compiler) elements(addrs []netip.Addr) map[element]struct{} {
 	out := map[element]struct{}{}
 	var buf []Member
 	for _, a := range addrs {
-		for _, e := range c.holders[a] {
+		for e := range c.holdersOf(a) {
 			for _, sel := range e.peer.selectors {
 				for _, s := range sel.users {
 					if slices.Contains(s.literals, a) {

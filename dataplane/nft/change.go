@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/twill-net/twill/plan"
 )
@@ -46,11 +45,11 @@ type change struct {
 
 	had, want bool // whether the kernel has it, and whether the plan wants it
 
-	oldElement, newElement plan.Element
-	definition             definition // of the new set; of the element's set
-	chain                  compiled   // the new chain
-	rebase                 bool       // the chain has to be made anew
-	flushOnly              bool       // of a chain that is removed afterwards
+	oldElement, newElement plan.Packed
+	definition             *definition // of the new set; of the element's set
+	chain                  *compiled   // the new chain; nil: it goes
+	rebase                 bool        // the chain has to be made anew
+	flushOnly              bool        // of a chain that is removed afterwards
 }
 
 // elementKey is the plan's key of an element.
@@ -61,11 +60,26 @@ func (c *change) elementKey() plan.ElementKey { return plan.ElementKey{Set: c.na
 func (c *change) weight() int {
 	switch c.kind {
 	case kindChain:
-		return 50 + 25*len(c.chain.code)
+		return 50 + 25*len(c.rules())
 	case kindSet:
 		return 25
 	}
 	return 1
+}
+
+// rules are those of the new chain; none of one that goes.
+func (c *change) rules() []rule {
+	if c.chain == nil {
+		return nil
+	}
+	return c.chain.code
+}
+
+func weight(changes []*change) (sum int) {
+	for _, ch := range changes {
+		sum += ch.weight()
+	}
+	return sum
 }
 
 // String says what the change does, for errors.
@@ -93,29 +107,22 @@ type comparison struct {
 	errors  []error
 	redone  map[string]bool // sets that are made anew
 	refused map[string]bool // sets that can't be made
-	defined map[string]definition
+	defined map[string]*definition
 }
 
 // compare looks at the plan's dirty keys only. Those that are true already it
 // marks clean.
 func compare(p *plan.Plan, have *mirror) *comparison {
 	c := &comparison{plan: p, have: have,
-		redone: map[string]bool{}, refused: map[string]bool{}, defined: map[string]definition{}}
+		redone: map[string]bool{}, refused: map[string]bool{}, defined: map[string]*definition{}}
 	c.sets()
 	c.elements()
 	c.chains()
 	if !have.table && p.Sets.Len()+p.Chains.Len() > 0 {
 		c.changes = append(c.changes, &change{kind: kindTable, stage: stageTable, want: true})
 	}
-	slices.SortStableFunc(c.changes, func(a, b *change) int {
-		if a.stage != b.stage {
-			return int(a.stage - b.stage)
-		}
-		if a.kind == kindElement && b.kind == kindElement {
-			return strings.Compare(a.name, b.name)
-		}
-		return 0
-	})
+	// Elements come set by set, and stay so.
+	slices.SortStableFunc(c.changes, func(a, b *change) int { return int(a.stage - b.stage) })
 	return c
 }
 
@@ -162,7 +169,7 @@ func (c *comparison) sets() {
 		case had:
 			c.redo(name, old)
 		}
-		ch.definition = d
+		ch.definition = &d
 		c.changes = append(c.changes, ch)
 	}
 }
@@ -203,20 +210,20 @@ func setsOf(r plan.Rule) (names []string) {
 }
 
 // definition returns a wanted set's definition.
-func (c *comparison) definition(name string) (definition, bool) {
+func (c *comparison) definition(name string) (*definition, bool) {
 	if d, ok := c.defined[name]; ok {
 		return d, true
 	}
 	planned, ok := c.plan.Sets.Get(name)
 	if !ok {
-		return definition{}, false
+		return nil, false
 	}
 	d, err := define(planned)
 	if err != nil {
-		return d, false
+		return nil, false
 	}
-	c.defined[name] = d
-	return d, true
+	c.defined[name] = &d
+	return &d, true
 }
 
 func (c *comparison) elements() {
@@ -228,7 +235,7 @@ func (c *comparison) elements() {
 }
 
 func (c *comparison) element(k plan.ElementKey) error {
-	planned, want := c.plan.Elements.Get(k)
+	planned, want := c.plan.Elements.Packed(k)
 	old, had := c.have.element(k)
 	d, ok := c.definition(k.Set)
 	switch {
@@ -259,7 +266,7 @@ func (c *comparison) element(k plan.ElementKey) error {
 
 // elementStage: in a set of ranges, removals stay with the additions, which may
 // overlap them.
-func elementStage(d definition, want bool) stage {
+func elementStage(d *definition, want bool) stage {
 	switch {
 	case d.verdicts() && (want || d.interval()):
 		return stageDispatch
@@ -294,7 +301,7 @@ func (c *comparison) chains() {
 			continue
 		}
 		written[name] = &change{kind: kindChain, stage: stageChains, name: name, had: had, want: true,
-			chain: compiled, rebase: had && old.base != compiled.base}
+			chain: &compiled, rebase: had && old.base != compiled.base}
 	}
 	c.changes = append(c.changes, calleesFirst(written)...)
 }

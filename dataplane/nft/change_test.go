@@ -328,13 +328,16 @@ func TestRandomPlans(t *testing.T) {
 			settled(t, k, p)
 			list(t, ns)
 			for name, s := range k.have.sets {
-				want := map[string]plan.Element{}
+				want, got := map[string]plan.Element{}, map[string]plan.Element{}
 				for key, e := range p.Elements.All() {
 					if key.Set == name {
 						want[key.Key] = e
 					}
 				}
-				if diff := cmp.Diff(want, s.elements); diff != "" {
+				for key, e := range s.elements {
+					got[key] = e.Element()
+				}
+				if diff := cmp.Diff(want, got); diff != "" {
 					t.Errorf("set %s (plan, kernel):\n%s", name, diff)
 				}
 			}

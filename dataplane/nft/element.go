@@ -23,7 +23,19 @@ const (
 
 // checkElement returns the element in the one form in which the mirror keeps
 // it, or says what is wrong with it.
-func checkElement(d definition, key string, e plan.Element) (plan.Element, error) {
+func checkElement(d *definition, key string, planned plan.Packed) (plan.Packed, error) {
+	e := planned.Element()
+	checked, err := d.check(key, e)
+	switch {
+	case err != nil:
+		return "", err
+	case checked == e:
+		return planned, nil
+	}
+	return plan.Pack(checked), nil
+}
+
+func (d *definition) check(key string, e plan.Element) (plan.Element, error) {
 	if d.dynamic() {
 		return e, fmt.Errorf("packets alone make elements of a dynamic set")
 	}
@@ -63,7 +75,8 @@ func natural(key string, length uint32) []byte { return []byte(key[:min(int(leng
 // appendElement adds an element to the list of a request. The kernel keeps a
 // range as a pair of keys, in a set of concatenations; else as two elements, of
 // which the second, marked, is the first key after it.
-func appendElement(list attributes, d definition, key string, e plan.Element) attributes {
+func appendElement(list attributes, d *definition, key string, packed plan.Packed) attributes {
+	e := packed.Element()
 	item := attributes(nil).nest(unix.NFTA_SET_ELEM_KEY, dataValue(natural(key, d.keyLen)))
 	if d.concat() {
 		item = item.nest(elemKeyEnd, dataValue([]byte(e.End)))
@@ -129,12 +142,12 @@ func predecessor(key []byte) []byte {
 // listing collects the elements that the kernel lists, in any order.
 type listing struct {
 	definition
-	elements map[string]plan.Element
+	elements map[string]plan.Packed
 	ends     [][]byte // first keys after ranges
 }
 
 func newListing(d definition) *listing {
-	return &listing{d, map[string]plan.Element{}, nil}
+	return &listing{d, map[string]plan.Packed{}, nil}
 }
 
 // add reads one answer of a listing, which holds several elements.
@@ -168,13 +181,13 @@ func (l *listing) add(a attributes) {
 		if e.Value != "" {
 			e.Value = pad(e.Value, l.valueSize)
 		}
-		l.elements[padded] = e
+		l.elements[padded] = plan.Pack(e)
 	}
 }
 
 // finish gives ranges their ends: the nearest end mark after the start, or the
 // end of the address space.
-func (l *listing) finish() map[string]plan.Element {
+func (l *listing) finish() map[string]plan.Packed {
 	if !l.interval() || l.concat() {
 		return l.elements
 	}
@@ -186,7 +199,7 @@ func (l *listing) finish() map[string]plan.Element {
 	lasts := slices.Sorted(maps.Keys(ends))
 	i := 0
 	for _, start := range starts {
-		e := l.elements[start]
+		e := l.elements[start].Element()
 		for i < len(lasts) && lasts[i] < start[:l.keyLen] {
 			i++
 		}
@@ -195,7 +208,7 @@ func (l *listing) finish() map[string]plan.Element {
 			last = lasts[i]
 		}
 		e.End = pad(last, l.keySize)
-		l.elements[start] = e
+		l.elements[start] = plan.Pack(e)
 	}
 	return l.elements
 }

@@ -20,6 +20,7 @@ type Kernel struct {
 
 	applying sync.Mutex // holds socket and what follows
 	have     *mirror
+	commits  uint32 // transactions that the kernel took from us
 	// What the kernel refused in the last Apply, even though the table had been
 	// read again: to see that refused once more is no reason to read it again.
 	refused, refusedNow map[string]bool
@@ -85,7 +86,7 @@ func (k *Kernel) Apply(p *plan.Plan) (writes int, err error) {
 	if again {
 		// Somebody may have changed the table since we looked, so the first
 		// refusal says only that it has to be read again.
-		k.log.Debug("nftables transaction refused, reading the table again", "error", err)
+		k.log.Debug("reading the nftables table again", "because", err)
 		k.Resync()
 		var more int
 		more, _, err = k.attempt(p, true)
@@ -191,10 +192,40 @@ func markDifferent(p *plan.Plan, name string, before, now *set) {
 	}
 }
 
+// unheardWeight is from which weight on changes are written without being told
+// of, which halves what they cost: as long as anybody listens, the kernel makes a
+// notification of each element.
+const unheardWeight = maxWeight / 10
+
 // write writes what differs. If the kernel refuses something and this is not
 // the last attempt, it stops and asks for another.
 func (k *Kernel) write(p *plan.Plan, last bool) (writes int, again bool, err error) {
 	c := compare(p, k.have)
+	if last || weight(c.changes) < unheardWeight {
+		return k.writeAll(p, c, last)
+	}
+	before, err := k.socket.generation()
+	if err != nil {
+		return 0, false, err
+	}
+	k.commits = 0
+	if err := k.events.listen(false); err != nil {
+		return 0, false, err
+	}
+	writes, again, err = k.writeAll(p, c, last)
+	if err := k.events.listen(true); err != nil {
+		return writes, false, err
+	}
+	// Each transaction is a generation: if there were more than ours, we have
+	// missed somebody else's.
+	now, genErr := k.socket.generation()
+	if err == nil && (genErr != nil || now-before != k.commits) {
+		return writes, true, errors.New("somebody else may have changed it meanwhile")
+	}
+	return writes, again, err
+}
+
+func (k *Kernel) writeAll(p *plan.Plan, c *comparison, last bool) (writes int, again bool, err error) {
 	var busy []*change
 	for _, changes := range transactions(c.changes, c.whole()) {
 		r, err := k.commit(p, changes, last)
@@ -242,6 +273,7 @@ func (k *Kernel) commit(p *plan.Plan, changes []*change, last bool) (r result, e
 			return r, err
 		}
 		if len(refusals) == 0 {
+			k.commits++
 			for _, ch := range changes {
 				k.settle(p, ch)
 			}

@@ -20,7 +20,7 @@ type mirror struct {
 // with packets: they are not mirrored.
 type set struct {
 	definition
-	elements map[string]plan.Element
+	elements map[string]plan.Packed
 }
 
 func newMirror() *mirror {
@@ -28,10 +28,10 @@ func newMirror() *mirror {
 }
 
 // element returns an element that is in the kernel.
-func (m *mirror) element(k plan.ElementKey) (plan.Element, bool) {
+func (m *mirror) element(k plan.ElementKey) (plan.Packed, bool) {
 	s, ok := m.sets[k.Set]
 	if !ok {
-		return plan.Element{}, false
+		return "", false
 	}
 	e, ok := s.elements[k.Key]
 	return e, ok
@@ -75,7 +75,7 @@ func readTable(s *socket) (*mirror, error) {
 	err = s.list(unix.NFT_MSG_GETSET, ours, func() { clear(m.sets) }, func(a attributes) {
 		// Sets without a name belong to a rule, and go with it.
 		if name, d := parseDefinition(a); d.flags&unix.NFT_SET_ANONYMOUS == 0 {
-			m.sets[name] = &set{d, map[string]plan.Element{}}
+			m.sets[name] = &set{d, map[string]plan.Packed{}}
 		}
 	})
 	if err != nil {
@@ -140,9 +140,9 @@ func (m *mirror) readSet(s *socket, name string) error {
 
 // readElements lists a set's elements. The kernel lists a hash table while it
 // may grow, so an element can come twice.
-func readElements(s *socket, name string, d definition) (map[string]plan.Element, error) {
+func readElements(s *socket, name string, d definition) (map[string]plan.Packed, error) {
 	if d.dynamic() {
-		return map[string]plan.Element{}, nil
+		return map[string]plan.Packed{}, nil
 	}
 	var l *listing
 	which := objectName(unix.NFTA_SET_ELEM_LIST_TABLE, unix.NFTA_SET_ELEM_LIST_SET, name)

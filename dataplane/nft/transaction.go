@@ -133,7 +133,7 @@ func (b *batch) chains(chains []*change) {
 		}
 	}
 	for _, ch := range chains {
-		for _, r := range ch.chain.code {
+		for _, r := range ch.rules() {
 			b.add(ch, r.message(ch.name))
 		}
 	}
@@ -187,7 +187,7 @@ func (m *mirror) note(ch *change) {
 		m.table = true
 	case kindSet:
 		if delete(m.sets, ch.name); ch.want {
-			m.sets[ch.name] = &set{ch.definition, map[string]plan.Element{}}
+			m.sets[ch.name] = &set{*ch.definition, map[string]plan.Packed{}}
 		}
 	case kindChain:
 		switch {

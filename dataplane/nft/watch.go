@@ -38,10 +38,32 @@ func (s *socket) subscribe(own uint32) error {
 	if err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, prog); err != nil {
 		return fmt.Errorf("filter notifications: %w", err)
 	}
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.NFNLGRP_NFTABLES); err != nil {
-		return fmt.Errorf("subscribe to nftables' notifications: %w", err)
+	return s.listen(true)
+}
+
+// listen joins or leaves nf_tables' notifications.
+func (s *socket) listen(join bool) error {
+	option := unix.NETLINK_ADD_MEMBERSHIP
+	if !join {
+		option = unix.NETLINK_DROP_MEMBERSHIP
+	}
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, option, unix.NFNLGRP_NFTABLES); err != nil {
+		return fmt.Errorf("join or leave nftables' notifications: %w", err)
 	}
 	return nil
+}
+
+// generation is a number that grows by one with each transaction of anybody in
+// the network namespace.
+func (s *socket) generation() (uint32, error) {
+	a, ok, err := s.get(unix.NFT_MSG_GETGEN, nil)
+	if err == nil && !ok {
+		err = unix.ENOENT
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read nftables' generation: %w", err)
+	}
+	return a.get(unix.NFTA_GEN_ID).asU32(), nil
 }
 
 // watch reports what others change, until ctx ends.

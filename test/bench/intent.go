@@ -91,7 +91,7 @@ func namespaceOf(name string) *corev1.Namespace {
 
 // eachPolicyObject gives all of a cluster's objects that policy is made of, in
 // the order in which a node may get them.
-func eachPolicyObject(s size, f func(api.Object) error) error {
+func (s size) eachPolicyObject(f func(api.Object) error) error {
 	if err := f(namespaceOf("app")); err != nil {
 		return err
 	}

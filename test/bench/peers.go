@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -29,23 +30,23 @@ func measurePeers(backend string, quick bool) (figures, error) {
 		return nil, err
 	}
 	prefix := func(i int) netip.Prefix { return netip.PrefixFrom(addrOf("10.0.0.0", 256*i), 24) }
-	for i := range peers + 1 {
-		name := n.name
-		if i > 0 {
-			name = fmt.Sprintf("peer-%d", i)
+	each := func(put func(api.Object) error) error {
+		for i := range peers + 1 {
+			name := n.name
+			if i > 0 {
+				name = fmt.Sprintf("peer-%d", i)
+			}
+			object, err := nodeOf(name, addrOf("172.20.0.1", i))
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(put(object), put(blockOf("block-"+name, name, prefix(i)))); err != nil {
+				return err
+			}
 		}
-		object, err := nodeOf(name, addrOf("172.20.0.1", i))
-		if err != nil {
-			return nil, err
-		}
-		if err := f.put(object); err != nil {
-			return nil, err
-		}
-		if err := f.put(blockOf("block-"+name, name, prefix(i))); err != nil {
-			return nil, err
-		}
+		return nil
 	}
-	if err := f.cold(found, "cold"); err != nil {
+	if err := f.cold(each, found, "cold"); err != nil {
 		return nil, err
 	}
 	found["heap"], found["routes"] = liveHeap(), float64(n.planner.Flush().Routes.Len())

@@ -15,18 +15,13 @@ func sizeFor(quick bool) size {
 	return fullSize
 }
 
-// policyNode is a node that has seen all of the cluster's policies and pods. Only
-// the rules are made true: local pods have no devices here.
-func policyNode(s size) (*feeder, error) {
-	n, err := newScaleNode()
-	if err != nil {
-		return nil, err
-	}
-	f := &feeder{node: n, rulesOnly: true}
+// policyNode is a node with its pods. Only the rules are made true: the pods have
+// no devices here.
+func policyNode(n *node, s size) *feeder {
 	for i := range s.locals {
 		n.planner.SetLocal(localPod(i))
 	}
-	return f, eachPolicyObject(s, f.put)
+	return &feeder{node: n, rulesOnly: true}
 }
 
 // applyRules makes the nftables part of the plan true.
@@ -36,11 +31,12 @@ func (n *node) applyRules() (writes int, err error) {
 
 func measurePolicy(quick bool) (figures, error) {
 	s, found := sizeFor(quick), figures{}
-	f, err := policyNode(s)
+	n, err := newScaleNode()
 	if err != nil {
 		return nil, err
 	}
-	if err := f.cold(found, "sync"); err != nil {
+	f := policyNode(n, s)
+	if err := f.cold(s.eachPolicyObject, found, "sync"); err != nil {
 		return nil, err
 	}
 	found["heap"] = liveHeap()
@@ -79,21 +75,10 @@ func (f *feeder) restart(s size, found figures) error {
 	if err != nil {
 		return err
 	}
-	again := &feeder{node: n, rulesOnly: true}
-	start := time.Now()
-	for i := range s.locals {
-		n.planner.SetLocal(localPod(i))
-	}
-	again.plan = time.Since(start)
-	if err := eachPolicyObject(s, again.put); err != nil {
-		return err
-	}
-	kernel, err := again.flush()
-	if err != nil {
-		return err
-	}
-	found["restart"], found["writes"] = (again.decode + again.plan + kernel).Seconds(), float64(again.writes)
-	return nil
+	again := policyNode(n, s)
+	took, _, err := again.sync(s.eachPolicyObject)
+	found["restart"], found["writes"] = took.Seconds(), float64(again.writes)
+	return err
 }
 
 // churnRate is how many endpoints change in a second.
@@ -106,11 +91,12 @@ func measureChurn(quick bool) (figures, error) {
 	if quick {
 		length = 3 * time.Second
 	}
-	f, err := policyNode(s)
+	n, err := newScaleNode()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := f.node.applyRules(); err != nil {
+	f := policyNode(n, s)
+	if _, _, err := f.sync(s.eachPolicyObject); err != nil {
 		return nil, err
 	}
 	total := int(length.Seconds()) * churnRate

@@ -9,9 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/twill-net/twill/api"
-	"github.com/twill-net/twill/store"
 )
 
 // figures are what one round of a measure found, by name.
@@ -147,75 +144,6 @@ func measureOnce(name string, quick bool) error {
 		return json.NewEncoder(os.Stdout).Encode(f)
 	}
 	return fmt.Errorf("there is no measure %q", name)
-}
-
-// feeder gives a planner objects as a store gives them to an agent, and keeps
-// the time that decoding and taking in need. What the feeder itself does to make
-// the stored form is not counted.
-type feeder struct {
-	node         *node
-	decode, plan time.Duration
-	rulesOnly    bool // the plan has pods without devices
-	writes       int  // of rules, by the last flush
-}
-
-func (f *feeder) put(o api.Object) error {
-	kind, key := api.KindOf(o), api.KeyOf(o)
-	stored, err := store.EncodeNew(kind, o, time.Unix(0, 0))
-	if err != nil {
-		return err
-	}
-	start := time.Now()
-	decoded, err := store.Decode(kind, key, stored, "1")
-	if err != nil {
-		return err
-	}
-	middle := time.Now()
-	f.node.planner.Put(decoded)
-	f.decode += middle.Sub(start)
-	f.plan += time.Since(middle)
-	return nil
-}
-
-// flush plans what is left to be planned, and writes it.
-func (f *feeder) flush() (kernel time.Duration, err error) {
-	start := time.Now()
-	f.node.planner.Flush()
-	f.plan += time.Since(start)
-	start = time.Now()
-	if f.rulesOnly {
-		f.writes, err = f.node.applyRules()
-	} else {
-		err = f.node.apply()
-	}
-	return time.Since(start), err
-}
-
-// cold are the figures of a first sync.
-func (f *feeder) cold(found figures, total string) error {
-	kernel, err := f.flush()
-	found[total] = (f.decode + f.plan + kernel).Seconds()
-	found["decode"], found["plan"], found["kernel"] = f.decode.Seconds(), f.plan.Seconds(), kernel.Seconds()
-	found["rss"], found["peak"] = memory("VmRSS"), memory("VmHWM")
-	return err
-}
-
-// changes times n changes, each from the stored form of an object to the kernel,
-// in ms.
-func (f *feeder) changes(n int, change func(i int) api.Object) ([]float64, error) {
-	var all []float64
-	for i := range n {
-		f.decode, f.plan = 0, 0
-		if err := f.put(change(i)); err != nil {
-			return nil, err
-		}
-		kernel, err := f.flush()
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, milliseconds(f.decode+f.plan+kernel))
-	}
-	return all, nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/netip"
 
 	"github.com/twill-net/twill/api"
@@ -28,17 +29,19 @@ func measureServices(services, endpoints int) (figures, error) {
 		return nil, err
 	}
 	f, found := &feeder{node: n, rulesOnly: true}, figures{}
-	for i := range services {
-		if err := f.put(serviceOf(i)); err != nil {
-			return nil, err
-		}
-		for _, s := range slicesOf(i, endpointsOf(i, endpoints)) {
-			if err := f.put(s); err != nil {
-				return nil, err
+	each := func(put func(api.Object) error) error {
+		for i := range services {
+			err := put(serviceOf(i))
+			for _, s := range slicesOf(i, endpointsOf(i, endpoints)) {
+				err = errors.Join(err, put(s))
+			}
+			if err != nil {
+				return err
 			}
 		}
+		return nil
 	}
-	if err := f.cold(found, "cold"); err != nil {
+	if err := f.cold(each, found, "cold"); err != nil {
 		return nil, err
 	}
 	found["elements"] = float64(n.planner.Flush().Elements.Len())

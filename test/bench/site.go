@@ -240,7 +240,7 @@ func (n *node) fill(h how) error {
 	}
 	if h.policies > 1 {
 		s := size{policies: h.policies - 1, remotes: 10 * h.policies}
-		if err := eachPolicyObject(s, func(o api.Object) error { return n.put(o) }); err != nil {
+		if err := s.eachPolicyObject(func(o api.Object) error { return n.put(o) }); err != nil {
 			return err
 		}
 	}
