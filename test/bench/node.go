@@ -78,10 +78,14 @@ func (n *node) put(objects ...api.Object) error {
 	return nil
 }
 
-// trackConnections is what the peers without Twill have of a firewall: the rule
-// with which every one begins, which makes the kernel track connections.
-func trackConnections(ns *namespace) error {
+// build makes the kernel track connections, and look whether to translate them.
+func (f firewall) build(ns *namespace) error {
 	p := plan.New()
+	if f == translated {
+		for hook, priority := range map[string]int{"prerouting": -100, "output": -100, "postrouting": 100} {
+			p.Chains.Set(hook, plan.Chain{Hook: hook, Type: "nat", Priority: priority})
+		}
+	}
 	p.Chains.Set("forward", plan.Chain{Hook: "forward", Type: "filter", Rules: []plan.Rule{
 		plan.R(plan.CtState{"established", "related"}, plan.Accept),
 	}})

@@ -14,18 +14,13 @@ type pathFigures struct {
 
 // group is one kind of path: how Twill does it is compared with how it is wired
 // by hand.
-type group struct {
-	name  string
-	peer  how
-	also  *how // a second way by hand, for information
-	twill how
-}
+type group struct{ name, fabric string }
 
-var pathGroups = []group{
-	{"same node", how{tracked: true}, &how{}, how{twill: true}},
-	{"host-gw", how{fabric: "host-gw", tracked: true}, &how{fabric: "host-gw"}, how{fabric: "host-gw", twill: true}},
-	{"vxlan", how{fabric: "vxlan", tracked: true}, &how{fabric: "vxlan"}, how{fabric: "vxlan", twill: true}},
-}
+var pathGroups = []group{{"same node", ""}, {"host-gw", "host-gw"}, {"vxlan", "vxlan"}}
+
+// byHand are the ways in which a path is wired by hand. Twill is compared with
+// tracked; the others are for information.
+var byHand = []firewall{untracked, tracked, translated}
 
 // dataPath compares paths between two pods: the bare pair, what is wired by
 // hand, and Twill's with no policy, with one and with many.
@@ -50,17 +45,14 @@ func (b *bench) dataPath() error {
 		return err
 	}
 	for _, g := range pathGroups {
-		if err := add(b.newSite(g.byHand(true), g.peer)); err != nil {
-			return err
-		}
-		if err := add(b.newSite(g.byHand(false), *g.also)); err != nil {
-			return err
+		for _, f := range byHand {
+			if err := add(b.newSite(g.byHand(f), how{fabric: g.fabric, firewall: f})); err != nil {
+				return err
+			}
 		}
 		for _, policies := range []int{0, 1, many} {
-			h := g.twill
-			h.policies = policies
 			b.say("path: %s", g.withTwill(policies))
-			if err := add(b.newSite(g.withTwill(policies), h)); err != nil {
+			if err := add(b.newSite(g.withTwill(policies), how{fabric: g.fabric, twill: true, policies: policies})); err != nil {
 				return err
 			}
 		}
@@ -73,11 +65,8 @@ func (b *bench) dataPath() error {
 	return nil
 }
 
-func (g group) byHand(tracked bool) string {
-	if tracked {
-		return g.name + " by hand, with conntrack"
-	}
-	return g.name + " by hand"
+func (g group) byHand(f firewall) string {
+	return g.name + " by hand" + map[firewall]string{tracked: ", with conntrack", translated: ", with NAT hooks"}[f]
 }
 
 func (g group) withTwill(policies int) string {
@@ -153,11 +142,13 @@ func (b *bench) reportPaths(found map[string]*pathFigures, many int) {
 		}
 		b.report.add(measure.what+", bare pair", median(clone(measure.of(found["bare pair"]))), measure.unit, nil)
 		for _, g := range pathGroups {
-			compare(g.byHand(false), "bare pair", nil)
-			compare(g.byHand(true), "bare pair", nil)
-			for _, policies := range []int{0, 1, many} {
-				compare(g.withTwill(policies), g.byHand(true), measure.goal)
+			for _, f := range byHand {
+				compare(g.byHand(f), "bare pair", nil)
 			}
+			for _, policies := range []int{0, 1, many} {
+				compare(g.withTwill(policies), g.byHand(tracked), measure.goal)
+			}
+			compare(g.withTwill(0), g.byHand(translated), nil)
 			compare(g.withTwill(many), g.withTwill(1), measure.goal)
 		}
 	}

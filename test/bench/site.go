@@ -21,14 +21,22 @@ type site struct {
 	client     *client
 }
 
+// firewall is what a network that is wired by hand has of netfilter.
+type firewall int
+
+const (
+	untracked  firewall = iota // nothing
+	tracked                    // the rule with which every firewall begins
+	translated                 // and hooks of NAT, as whatever balances services has them
+)
+
 // how says what is between the two pods of a site.
 type how struct {
 	// fabric is "" for two pods on one node, else how their nodes are joined:
 	// "host-gw" or "vxlan".
-	fabric string
-	// twill is false for a network that is wired by hand, which tracks
-	// connections or does not.
-	twill, tracked bool
+	fabric   string
+	twill    bool // else the network is wired by hand
+	firewall firewall
 	// policies is the number of policies in the cluster, of which the first
 	// selects both pods, in both directions.
 	policies int
@@ -163,8 +171,8 @@ func (s *site) addRoutes(h how, nodes []*namespace) error {
 		if err != nil {
 			return err
 		}
-		if h.tracked {
-			if err := trackConnections(ns); err != nil {
+		if h.firewall != untracked {
+			if err := h.firewall.build(ns); err != nil {
 				return err
 			}
 		}
