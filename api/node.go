@@ -55,7 +55,8 @@ func NodeReceives(n *corev1.Node) (Receives, error) {
 }
 
 // NodeAddresses returns the node's internal addresses, at most one of a family,
-// IPv4 first. Text that is not an address is skipped.
+// IPv4 first. Text that is not an address is skipped, and so are addresses with a
+// zone, which mean something on their own host only.
 func NodeAddresses(n *corev1.Node) []netip.Addr {
 	var v4, v6 netip.Addr
 	for _, a := range n.Status.Addresses {
@@ -64,7 +65,7 @@ func NodeAddresses(n *corev1.Node) []netip.Addr {
 		}
 		ip, err := netip.ParseAddr(a.Address)
 		switch {
-		case err != nil:
+		case err != nil || ip.Zone() != "":
 		case ip.Unmap().Is4() && !v4.IsValid():
 			v4 = ip.Unmap()
 		case !ip.Unmap().Is4() && !v6.IsValid():

@@ -109,9 +109,8 @@ func run(ctx context.Context, root *cobra.Command, args []string, out, errOut io
 		label = "\x1b[31merror:\x1b[0m "
 	}
 	for line := range strings.Lines(strings.TrimRight(err.Error(), "\n")) {
-		fmt.Fprint(errOut, label, line)
+		fmt.Fprintln(errOut, label+printable(strings.TrimSuffix(line, "\n")))
 	}
-	fmt.Fprintln(errOut)
 	switch {
 	case isUsage:
 		return ExitUsage

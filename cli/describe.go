@@ -138,7 +138,9 @@ type page struct{ *tabwriter.Writer }
 
 func newPage(w io.Writer) *page { return &page{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)} }
 
-func (p *page) field(name, value string) { fmt.Fprintf(p, "%s:\t%s\n", name, orNone(value)) }
+func (p *page) field(name, value string) {
+	fmt.Fprintf(p, "%s:\t%s\n", name, orNone(printable(value)))
+}
 
 // list is a field with one value a line.
 func (p *page) list(name string, values []string) {
@@ -149,13 +151,17 @@ func (p *page) list(name string, values []string) {
 		if i == 0 {
 			p.field(name, value)
 		} else {
-			fmt.Fprintf(p, "\t%s\n", value)
+			fmt.Fprintf(p, "\t%s\n", printable(value))
 		}
 	}
 }
 
-// line is text that is not aligned with the fields.
-func (p *page) line(text string) { fmt.Fprintln(p, text) }
+// line is text that is not aligned with the fields; it may be several lines.
+func (p *page) line(text string) {
+	for line := range strings.SplitSeq(text, "\n") {
+		fmt.Fprintln(p, printable(line))
+	}
+}
 
 // rows is a table below a title.
 func (p *page) rows(title string, t *table) {

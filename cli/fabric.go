@@ -58,7 +58,7 @@ func newFabricGet(s *Session) *cobra.Command {
 			if config.ResourceVersion == "" {
 				source = "  (default)"
 			}
-			fmt.Fprintf(out, "Preference:  %s%s\n", strings.Join(config.Spec.Preference, ", "), source)
+			fmt.Fprintf(out, "Preference:  %s%s\n", printable(strings.Join(config.Spec.Preference, ", ")), source)
 			fmt.Fprintf(out, "VXLAN:       identifier %d, UDP port %d\n\n", config.Spec.VXLAN.VNI, config.Spec.VXLAN.Port)
 			t := table{columns: []string{"NODE", "ADDRESSES", "RECEIVES"}}
 			for _, n := range nodes {

@@ -61,7 +61,7 @@ node is not asked. Compare it with "nft list table inet twill" on the node.`,
 			}
 			p := planner.Flush()
 			for _, problem := range planner.Problems() {
-				fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s %s: %s\n", problem.Code, problem.Subject, problem.Detail)
+				fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s %s: %s\n", problem.Code, printable(problem.Subject), printable(problem.Detail))
 			}
 			_, err = fmt.Fprint(cmd.OutOrStdout(), p)
 			return err

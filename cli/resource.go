@@ -136,7 +136,7 @@ func resource(obj api.Object) string {
 	if kind.Group != "" {
 		name += "." + kind.Group
 	}
-	return name + "/" + obj.GetName()
+	return name + "/" + printable(obj.GetName())
 }
 
 // in returns the namespace to look into for objects of a kind; empty for kinds

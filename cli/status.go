@@ -205,9 +205,9 @@ func printStatus(w io.Writer, s *clusterStatus) {
 	}
 	fmt.Fprintln(w)
 	for _, c := range s.Conditions {
-		fmt.Fprintf(w, "%s  %s\n", c.Code, c.Subject)
+		fmt.Fprintf(w, "%s  %s\n", printable(string(c.Code)), printable(c.Subject))
 		for line := range strings.Lines(c.Detail) {
-			fmt.Fprintf(w, "    %s\n", strings.TrimRight(line, "\n"))
+			fmt.Fprintf(w, "    %s\n", printable(strings.TrimRight(line, "\n")))
 		}
 		fmt.Fprintf(w, "    → %s\n", c.Remedy)
 	}

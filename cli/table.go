@@ -3,7 +3,9 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -16,6 +18,17 @@ func orNone(s string) string {
 	return s
 }
 
+// printable is text of an object as it may go to a terminal: what steers one, or
+// is no text at all, is shown as an escape. Others write objects too, and not
+// everything that they write was checked.
+func printable(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) {
+		return s
+	}
+	quoted := strconv.Quote(s)
+	return quoted[1 : len(quoted)-1]
+}
+
 // table is rows of text in aligned columns. What was printed once keeps its
 // widths, so that rows that come later stand below it.
 type table struct {
@@ -26,7 +39,12 @@ type table struct {
 	started  bool
 }
 
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+func (t *table) add(cells ...string) {
+	for i, cell := range cells {
+		cells[i] = printable(cell)
+	}
+	t.rows = append(t.rows, cells)
+}
 
 // print writes the rows that were added since the last time.
 func (t *table) print(w io.Writer) {

@@ -105,7 +105,7 @@ func printReport(w io.Writer, r *trace.Report, output string) error {
 		return usagef("output %q: use json or yaml", output)
 	}
 	colour := func(verdict bool, text string) string {
-		if !colours(w) {
+		if text = printable(text); !colours(w) {
 			return text
 		}
 		if verdict {
@@ -113,25 +113,25 @@ func printReport(w io.Writer, r *trace.Report, output string) error {
 		}
 		return "\x1b[31m" + text + "\x1b[0m"
 	}
-	fmt.Fprintf(w, "from      %s%s\n", r.From, where(r.From, r.Source))
-	fmt.Fprintf(w, "to        %s%s port %d/%s\n", r.To, where(r.To, r.Address), r.Port, r.Protocol)
+	fmt.Fprintf(w, "from      %s%s\n", printable(r.From.String()), where(r.From, r.Source))
+	fmt.Fprintf(w, "to        %s%s port %d/%s\n", printable(r.To.String()), where(r.To, r.Address), r.Port, r.Protocol)
 	if t := r.Service; t != nil {
 		seen := "endpoints see the client's own address"
 		if !t.KeepsSource {
 			seen = "endpoints see the node's address"
 		}
-		fmt.Fprintf(w, "service   %s (%s), translated on node %s; %s\n", t.Service, t.Class, t.Node, seen)
+		fmt.Fprintf(w, "service   %s (%s), translated on node %s; %s\n", printable(t.Service), t.Class, printable(t.Node), seen)
 	}
 	for _, way := range r.Ways {
 		name := way.To.String()
 		if way.Pod != nil {
 			name = fmt.Sprintf("pod %s, %s", way.Pod, way.To)
 		}
-		fmt.Fprintf(w, "endpoint  %s\n", name)
+		fmt.Fprintf(w, "endpoint  %s\n", printable(name))
 		if d := way.Egress; d != nil {
 			fmt.Fprintf(w, "  egress  %s\n", colour(d.Allowed, d.Reason))
 		}
-		fmt.Fprintf(w, "  route   %s\n", way.Route)
+		fmt.Fprintf(w, "  route   %s\n", printable(way.Route))
 		if d := way.Ingress; d != nil {
 			fmt.Fprintf(w, "  ingress %s\n", colour(d.Allowed, d.Reason))
 		}

@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,8 +79,17 @@ const lockTimeout = 2 * time.Second
 // wrong values. Opening for writing would also look for free pages in a
 // goroutine of its own, where a panic can't be caught.
 func readJournal(path string) (c contents, err error) {
-	if _, err := os.Stat(path); err != nil {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return c, err
+	case err != nil:
+		return c, fmt.Errorf("open journal: %w", err)
+	case !info.Mode().IsRegular():
+		return c, fmt.Errorf("journal %s is no file: remove it, or say with --state-dir where the journal is to be", path)
+	case info.Size() == 0:
+		// bbolt takes this for a file that it has to fill.
+		return c, fmt.Errorf("%w: it is empty", errCorrupt)
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -97,7 +108,11 @@ func readJournal(path string) (c contents, err error) {
 		return c, fmt.Errorf("%w: %w", errCorrupt, err)
 	}
 	defer db.Close()
-	if err := db.View(c.read); err != nil {
+	err = db.View(c.read)
+	if err == nil {
+		err = c.check()
+	}
+	if err != nil {
 		return contents{}, fmt.Errorf("%w: %w", errCorrupt, err)
 	}
 	return c, nil
@@ -137,11 +152,17 @@ func (c *contents) add(bucket string, k, value []byte) error {
 		if err != nil {
 			return err
 		}
+		if block.Masked().String() != string(k) {
+			return fmt.Errorf("%q is no block", k)
+		}
 		c.blocks = append(c.blocks, block)
 	case string(bucketAllocations):
 		var a Allocation
 		if err := json.Unmarshal(value, &a); err != nil {
 			return err
+		}
+		if !bytes.Equal(a.ID.key(), k) {
+			return fmt.Errorf("the allocation of %s has the key %q", a.ID, k)
 		}
 		c.allocations = append(c.allocations, a)
 	case string(bucketFreed):
@@ -150,6 +171,37 @@ func (c *contents) add(bucket string, k, value []byte) error {
 			return errors.New("a freed address has the wrong length")
 		}
 		c.freed = append(c.freed, freed{binary.BigEndian.Uint64(k), addr})
+	}
+	return nil
+}
+
+// check refuses what no allocator has written: an address that two have, or
+// that is free and used, or blocks that overlap.
+func (c contents) check() error {
+	seen := map[netip.Addr]bool{}
+	add := func(a netip.Addr) error {
+		if !a.IsValid() || a.Zone() != "" || a.Is4In6() || seen[a] {
+			return fmt.Errorf("address %s is there twice, or none", a)
+		}
+		seen[a] = true
+		return nil
+	}
+	for _, al := range c.allocations {
+		for _, a := range al.Addresses {
+			if err := add(a); err != nil {
+				return err
+			}
+		}
+	}
+	for _, f := range c.freed {
+		if err := add(f.address); err != nil {
+			return err
+		}
+	}
+	for i, b := range c.blocks {
+		if j := slices.IndexFunc(c.blocks[:i], b.Overlaps); j >= 0 {
+			return fmt.Errorf("blocks %s and %s overlap", c.blocks[j], b)
+		}
 	}
 	return nil
 }

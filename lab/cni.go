@@ -193,7 +193,9 @@ func parseAddresses(result []byte) ([]netip.Addr, error) {
 	}
 	var out []netip.Addr
 	for _, ip := range r.IPs {
-		out = append(out, ip.Address.Addr())
+		if ip.Address.IsValid() {
+			out = append(out, ip.Address.Addr())
+		}
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("CNI result without addresses: %s", result)

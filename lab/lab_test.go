@@ -173,8 +173,14 @@ func TestRunRequest(t *testing.T) {
 			t.Errorf("%v does not complain of %s", err, what)
 		}
 	}
-	if _, err := (&RunRequest{Namespace: "a", Name: "b"}).check(); err == nil {
-		t.Error("0 replicas are accepted")
+	for _, n := range []int{0, -1, maxReplicas + 1, 1 << 40} {
+		if _, err := (&RunRequest{Namespace: "a", Name: "b", Replicas: n}).check(); err == nil || !strings.Contains(err.Error(), "1 to 1000") {
+			t.Errorf("%d replicas: %v", n, err)
+		}
+	}
+	long := RunRequest{Namespace: "a", Name: strings.Repeat("x", 61), Replicas: 10}
+	if _, err := long.check(); err == nil {
+		t.Error("the last of ten names is too long, and accepted")
 	}
 }
 

@@ -121,6 +121,9 @@ func (v *service) Status(_ Nothing, out *Status) error {
 	return nil
 }
 
+// maxReplicas bounds the pods of one request.
+const maxReplicas = 1000
+
 // makeAtOnce is how many pods of one request are made at the same time.
 const makeAtOnce = 4
 
@@ -160,8 +163,8 @@ func (v *service) Run(r RunRequest, out *[]PodStatus) error {
 }
 
 func (r *RunRequest) check() (names []string, err error) {
-	if r.Replicas < 1 {
-		return nil, fmt.Errorf("%d replicas: at least 1 is needed", r.Replicas)
+	if r.Replicas < 1 || r.Replicas > maxReplicas {
+		return nil, fmt.Errorf("%d replicas: give 1 to %d", r.Replicas, maxReplicas)
 	}
 	names = []string{r.Name}
 	if r.Replicas > 1 {
@@ -171,7 +174,7 @@ func (r *RunRequest) check() (names []string, err error) {
 		}
 	}
 	var problems []string
-	for _, name := range names[:1] {
+	for _, name := range names[len(names)-1:] { // the longest
 		for _, p := range validation.IsDNS1123Label(name) {
 			problems = append(problems, fmt.Sprintf("pod name %q: %s", name, p))
 		}

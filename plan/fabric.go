@@ -2,8 +2,10 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/fabric"
@@ -42,28 +44,17 @@ type fabricPlanner struct {
 	tunnels            []uint16 // ports on which the node receives tunnels
 	planned, untracked []uint16 // those that chains were planned for
 
-	links      *units[string, string, Link]
-	routes     *units[string, netip.Prefix, Route]
-	neighbours *units[string, NeighbourKey, MAC]
-	fdb        *units[string, FDBKey, netip.Addr]
-	elements   *units[string, ElementKey, Element]
-	addresses  *units[string, AddressKey, struct{}]
-	sysctls    *units[string, string, string]
+	deviceUnits
+	elements *units[ElementKey, Element]
 }
 
-func newFabricPlanner(p *Plan, node string) *fabricPlanner {
+func newFabricPlanner(p *Plan, shared deviceUnits, node string) *fabricPlanner {
 	return &fabricPlanner{
 		plan: p, self: fabric.Self{Name: node}, config: fabric.ConfigFrom(nil),
 		pools: map[string]pool{}, blocks: map[string]block{}, byNode: map[string]map[string]struct{}{},
 		peers: map[string]fabric.Peer{}, problems: map[string]string{},
 		dirty: map[string]struct{}{}, allDirty: true,
-		links:      newUnits[string](p.Links),
-		routes:     newUnits[string](p.Routes),
-		neighbours: newUnits[string](p.Neighbours),
-		fdb:        newUnits[string](p.FDB),
-		elements:   newUnits[string](p.Elements),
-		addresses:  newUnits[string](p.Addresses),
-		sysctls:    newUnits[string](p.Sysctls),
+		deviceUnits: shared, elements: newUnits(p.Elements),
 	}
 }
 
@@ -205,9 +196,9 @@ func (f *fabricPlanner) planSelf() {
 			}
 		}
 	}
-	f.links.replace("self", links)
-	f.addresses.replace("self", addresses)
-	f.sysctls.replace("self", sysctls)
+	f.links.replace(selfUnit, links)
+	f.addresses.replace(selfUnit, addresses)
+	f.sysctls.replace(selfUnit, sysctls)
 	f.elements.replace("pools", rangeElements(setPools, all))
 	f.elements.replace("nat", rangeElements(setNATOutgoing, nat))
 }
@@ -238,14 +229,14 @@ func (f *fabricPlanner) planOwnBlocks() {
 			routes[p] = Route{Blackhole: true}
 		}
 	}
-	f.routes.replace(f.self.Name, routes)
+	f.routes.replace(nodeUnit(f.self.Name), routes)
 }
 
 func (f *fabricPlanner) planPeer(name string) {
 	routes := map[netip.Prefix]Route{}
 	neighbours := map[NeighbourKey]MAC{}
 	fdb := map[FDBKey]netip.Addr{}
-	delete(f.problems, name)
+	problems := map[string]struct{}{} // blocks may have the same
 
 	peer, known := f.peers[name]
 	for blockName := range f.byNode[name] {
@@ -256,7 +247,7 @@ func (f *fabricPlanner) planPeer(name string) {
 		v6 := b.prefix.Addr().Is6()
 		path, err := fabric.Choose(f.self, f.config, peer, f.modeOf(b.prefix), v6)
 		if err != nil {
-			f.problems[name] = err.Error()
+			problems[err.Error()] = struct{}{}
 			continue
 		}
 		r := Route{Link: path.Link, Gateway: path.NextHop, OnLink: path.OnLink}
@@ -267,19 +258,30 @@ func (f *fabricPlanner) planPeer(name string) {
 			fdb[FDBKey{path.Link, path.MAC}] = path.Remote
 		}
 	}
-	f.routes.replace(name, routes)
-	f.neighbours.replace(name, neighbours)
-	f.fdb.replace(name, fdb)
+	if len(problems) > 0 {
+		f.problems[name] = strings.Join(slices.Sorted(maps.Keys(problems)), "; ")
+	} else {
+		delete(f.problems, name)
+	}
+	f.routes.replace(nodeUnit(name), routes)
+	f.neighbours.replace(nodeUnit(name), neighbours)
+	f.fdb.replace(nodeUnit(name), fdb)
 }
 
-// modeOf is the encapsulation mode of the pool that the prefix is part of.
-func (f *fabricPlanner) modeOf(prefix netip.Prefix) api.EncapsulationMode {
-	for _, p := range f.pools {
-		if p.prefix.Bits() <= prefix.Bits() && p.prefix.Contains(prefix.Addr()) {
-			return p.mode
+// modeOf is the encapsulation mode of the pool that the prefix is part of. Where
+// pools lie within each other, the smallest counts; of those with one range, the
+// one whose name comes first.
+func (f *fabricPlanner) modeOf(prefix netip.Prefix) (mode api.EncapsulationMode) {
+	bits, first := -1, ""
+	for name, p := range f.pools {
+		if p.prefix.Bits() > prefix.Bits() || !p.prefix.Contains(prefix.Addr()) {
+			continue
+		}
+		if p.prefix.Bits() > bits || p.prefix.Bits() == bits && name < first {
+			bits, first, mode = p.prefix.Bits(), name, p.mode
 		}
 	}
-	return ""
+	return mode
 }
 
 // podMTU is the MTU of this node's pods.

@@ -33,14 +33,15 @@ type Planner struct {
 func NewPlanner(node string) *Planner {
 	p := New()
 	planBase(p)
+	shared := newDeviceUnits(p)
 	pl := &Planner{
 		plan: p, self: node,
-		fabric:   newFabricPlanner(p, node),
+		fabric:   newFabricPlanner(p, shared, node),
 		policy:   newPolicyPlanner(p),
 		services: newServicePlanner(p, node),
 		rejected: map[string]string{},
 	}
-	pl.pods = newPodPlanner(pl)
+	pl.pods = newPodPlanner(pl, shared)
 	return pl
 }
 
@@ -113,6 +114,9 @@ func (pl *Planner) Delete(kind *api.Kind, key api.Key) {
 		pl.policy.deleteNamespace(key.Name)
 	case api.NodeKind:
 		pl.fabric.deletePeer(key.Name)
+		if key.Name == pl.self {
+			pl.services.setNode("", nil)
+		}
 	case api.FabricConfigurationKind:
 		if key.Name == api.FabricConfigurationName {
 			pl.fabric.setConfig(nil)

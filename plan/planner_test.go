@@ -1,10 +1,8 @@
 package plan
 
 import (
-	"math/rand/v2"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
@@ -84,54 +82,6 @@ func TestPlanOfTheClassicExercise(t *testing.T) {
 	if problems := pl.Problems(); len(problems) > 0 {
 		t.Errorf("problems: %v", problems)
 	}
-}
-
-// TestPlanDependsOnIntentAlone tells planners the same in different orders, with
-// flushes anywhere, told twice, and with detours through other states.
-func TestPlanDependsOnIntentAlone(t *testing.T) {
-	events := scene(t)
-	reference := newScenePlanner()
-	for _, e := range events {
-		e.tell(reference)
-	}
-	want := reference.Flush().String()
-
-	rounds := 300
-	if testing.Short() {
-		rounds = 30
-	}
-	for range rounds {
-		seed := rand.Uint64()
-		random := rand.New(rand.NewPCG(seed, 0))
-		pl := newScenePlanner()
-		for _, e := range detours(random, events) {
-			e.tell(pl)
-			if random.IntN(4) == 0 {
-				pl.Flush()
-			}
-		}
-		if diff := cmp.Diff(want, pl.Flush().String()); diff != "" {
-			t.Fatalf("seed %d: the plan depends on the way:\n%s", seed, diff)
-		}
-	}
-}
-
-// detours is a random sequence of events that ends in the same state: shuffled,
-// with things that come, go and come again.
-func detours(random *rand.Rand, events []event) []event {
-	order := slices.Clone(events)
-	random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
-	var out []event
-	for _, e := range order {
-		out = append(out, e)
-		switch random.IntN(4) {
-		case 0:
-			out = append(out, e)
-		case 1:
-			out = append(out, e.undo(), e)
-		}
-	}
-	return out
 }
 
 func (e event) undo() event {

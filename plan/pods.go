@@ -1,7 +1,9 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/policy"
@@ -33,26 +35,22 @@ type podPlanner struct {
 	planner *Planner
 	locals  map[string]Local      // by host interface
 	stored  map[api.Key]podLabels // WorkloadEndpoints of this node
-	dirty   map[string]struct{} // host interfaces
-	planned map[string]api.Key  // host interface → the endpoint's key in policy and services
+	dirty   map[string]struct{}   // host interfaces
+	planned map[string]api.Key    // host interface → the endpoint's key in policy and services
 
-	links      *units[string, string, Link]
-	addresses  *units[string, AddressKey, struct{}]
-	neighbours *units[string, NeighbourKey, MAC]
-	routes     *units[string, netip.Prefix, Route]
-	sysctls    *units[string, string, string]
+	deviceUnits
 }
 
-func newPodPlanner(pl *Planner) *podPlanner {
+// localPrefix begins the names of local pods' keys in policy and services. No
+// name of an object may begin so.
+const localPrefix = "@"
+
+func newPodPlanner(pl *Planner, shared deviceUnits) *podPlanner {
 	return &podPlanner{
 		planner: pl,
 		locals:  map[string]Local{}, stored: map[api.Key]podLabels{},
 		dirty: map[string]struct{}{}, planned: map[string]api.Key{},
-		links:      newUnits[string](pl.plan.Links),
-		addresses:  newUnits[string](pl.plan.Addresses),
-		neighbours: newUnits[string](pl.plan.Neighbours),
-		routes:     newUnits[string](pl.plan.Routes),
-		sysctls:    newUnits[string](pl.plan.Sysctls),
+		deviceUnits: shared,
 	}
 }
 
@@ -76,7 +74,7 @@ func (p *podPlanner) replanAll() {
 func (p *podPlanner) put(w *api.WorkloadEndpoint) error {
 	key := api.KeyOf(w)
 	if w.Spec.Node == p.planner.self {
-		p.planner.policy.deleteEndpoint(key)
+		p.forgetRemote(key)
 		p.stored[key] = podLabels{w.Spec.ContainerID, w.Labels, w.Spec.Ports}
 		p.dirtyPod(key)
 		return nil
@@ -86,8 +84,11 @@ func (p *podPlanner) put(w *api.WorkloadEndpoint) error {
 		p.dirtyPod(key)
 	}
 	e, err := policy.EndpointOf(w)
+	if strings.HasPrefix(key.Name, localPrefix) {
+		err = fmt.Errorf("a name can't begin with %q", localPrefix)
+	}
 	if err != nil {
-		p.planner.policy.deleteEndpoint(key)
+		p.forgetRemote(key)
 		return err
 	}
 	p.planner.policy.setEndpoint(key, e, "")
@@ -97,10 +98,17 @@ func (p *podPlanner) put(w *api.WorkloadEndpoint) error {
 // delete takes in that a WorkloadEndpoint is gone. A local pod stays while it
 // is attached.
 func (p *podPlanner) delete(key api.Key) {
-	p.planner.policy.deleteEndpoint(key) // no local pod's: theirs are other keys, see planLocal
+	p.forgetRemote(key)
 	if _, ok := p.stored[key]; ok {
 		delete(p.stored, key)
 		p.dirtyPod(key)
+	}
+}
+
+// forgetRemote takes another node's pod out of policy, if it is there.
+func (p *podPlanner) forgetRemote(key api.Key) {
+	if !strings.HasPrefix(key.Name, localPrefix) {
+		p.planner.policy.deleteEndpoint(key)
 	}
 }
 
@@ -119,19 +127,26 @@ func (p *podPlanner) flush() {
 	clear(p.dirty)
 }
 
+// forgetEndpoint takes what is behind a host interface out of policy and
+// services.
+func (p *podPlanner) forgetEndpoint(hostInterface string) {
+	if key, ok := p.planned[hostInterface]; ok {
+		delete(p.planned, hostInterface)
+		p.planner.policy.deleteEndpoint(key)
+		p.planner.services.deleteLocalPod(key)
+	}
+}
+
 func (p *podPlanner) planLocal(hostInterface string) {
+	unit := podUnit(hostInterface)
 	l, ok := p.locals[hostInterface]
 	if !ok {
-		p.links.replace(hostInterface, nil)
-		p.addresses.replace(hostInterface, nil)
-		p.neighbours.replace(hostInterface, nil)
-		p.routes.replace(hostInterface, nil)
-		p.sysctls.replace(hostInterface, nil)
-		if key, ok := p.planned[hostInterface]; ok {
-			delete(p.planned, hostInterface)
-			p.planner.policy.deleteEndpoint(key)
-			p.planner.services.deleteLocalPod(key)
-		}
+		p.links.replace(unit, nil)
+		p.addresses.replace(unit, nil)
+		p.neighbours.replace(unit, nil)
+		p.routes.replace(unit, nil)
+		p.sysctls.replace(unit, nil)
+		p.forgetEndpoint(hostInterface)
 		return
 	}
 	if s, ok := p.stored[l.Pod]; ok && s.containerID == l.ContainerID {
@@ -163,15 +178,18 @@ func (p *podPlanner) planLocal(hostInterface string) {
 	if mtu == 0 {
 		mtu = p.planner.PodMTU()
 	}
-	p.links.replace(hostInterface, map[string]Link{l.HostInterface: {Kind: LinkVeth, MTU: mtu, MAC: mac}})
-	p.neighbours.replace(hostInterface, neighbours)
-	p.routes.replace(hostInterface, routes)
-	p.addresses.replace(hostInterface, addresses)
-	p.sysctls.replace(hostInterface, sysctls)
+	p.links.replace(unit, map[string]Link{l.HostInterface: {Kind: LinkVeth, MTU: mtu, MAC: mac}})
+	p.neighbours.replace(unit, neighbours)
+	p.routes.replace(unit, routes)
+	p.addresses.replace(unit, addresses)
+	p.sysctls.replace(unit, sysctls)
 
 	// Two attachments of a pod of one name, an old one that is going and its
 	// successor, are two endpoints.
-	key := api.Key{Namespace: l.Pod.Namespace, Name: "@" + l.HostInterface}
+	key := api.Key{Namespace: l.Pod.Namespace, Name: localPrefix + l.HostInterface}
+	if p.planned[hostInterface] != key { // it is known only now whose it is
+		p.forgetEndpoint(hostInterface)
+	}
 	p.planned[hostInterface] = key
 	// Ports that can't be understood were refused when the pod was attached.
 	ports, _ := policy.NamedPorts(l.Ports)

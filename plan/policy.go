@@ -152,7 +152,7 @@ func (pp *policyPlanner) dispatch(d dispatch) {
 	setOrDelete(pp.plan.Elements, ElementKey{mapToPod, KeyOf(name)}, Element{Verdict: string(Goto(in))}, in != "")
 }
 
-func setOrDelete[K comparable, V any](t asked[K, V], k K, v V, present bool) {
+func setOrDelete[K comparable, V any](t demand[K, V], k K, v V, present bool) {
 	if present {
 		t.Set(k, v)
 	} else {

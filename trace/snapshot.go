@@ -180,11 +180,18 @@ func (s *Snapshot) path(from, to string, addr netip.Addr) (fabric.Path, error) {
 	return fabric.Choose(self, fabric.ConfigFrom(s.fabric), peer, s.modeOf(addr), addr.Is6())
 }
 
-func (s *Snapshot) modeOf(addr netip.Addr) api.EncapsulationMode {
+// modeOf is the mode of the smallest pool with the address, as a planner has it;
+// of those with one range, of the one whose name comes first.
+func (s *Snapshot) modeOf(addr netip.Addr) (mode api.EncapsulationMode) {
+	bits, first := -1, ""
 	for _, p := range s.pools {
-		if prefix, err := netip.ParsePrefix(p.Spec.CIDR); err == nil && prefix.Contains(addr) {
-			return p.Spec.VXLANMode
+		prefix, err := netip.ParsePrefix(p.Spec.CIDR)
+		if err != nil || !prefix.Contains(addr) {
+			continue
+		}
+		if prefix.Bits() > bits || prefix.Bits() == bits && p.Name < first {
+			bits, first, mode = prefix.Bits(), p.Name, p.Spec.VXLANMode
 		}
 	}
-	return ""
+	return mode
 }

@@ -112,8 +112,13 @@ func Call(socket string, req Request) (Reply, error) {
 		return reply, fmt.Errorf("send the request: %w", err)
 	}
 	err = json.NewDecoder(io.LimitReader(conn, MaxMessage)).Decode(&reply)
-	if errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
 		return reply, errors.New("it hung up without an answer")
+	case err != nil:
+		return reply, fmt.Errorf("it answered what is no reply: %w", err)
+	case reply.Error != nil && reply.Error.Code == 0:
+		return reply, errors.New("it answered with an error without a code")
 	}
-	return reply, err
+	return reply, nil
 }

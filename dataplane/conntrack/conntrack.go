@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/twill-net/twill/dataplane/attribute"
 	"github.com/twill-net/twill/plan"
 )
 
@@ -182,7 +183,7 @@ func parse(raw []byte) (e entry, ok bool) {
 		return e, false
 	}
 	var haveOriginal, haveReply bool
-	for kind, value := range attributes(raw[nl.SizeofNfgenmsg:]) {
+	for kind, value := range attribute.All(raw[nl.SizeofNfgenmsg:]) {
 		switch kind {
 		case nl.CTA_TUPLE_ORIG:
 			_, e.destination, e.protocol, haveOriginal = parseTuple(value)
@@ -196,8 +197,8 @@ func parse(raw []byte) (e entry, ok bool) {
 func parseTuple(b []byte) (src, dst netip.AddrPort, protocol uint8, ok bool) {
 	var from, to netip.Addr
 	var fromPort, toPort uint16
-	for kind, value := range attributes(b) {
-		for inner, v := range attributes(value) {
+	for kind, value := range attribute.All(b) {
+		for inner, v := range attribute.All(value) {
 			switch {
 			case kind == nl.CTA_TUPLE_IP && (inner == nl.CTA_IP_V4_SRC || inner == nl.CTA_IP_V6_SRC):
 				from, _ = netip.AddrFromSlice(v)
@@ -213,19 +214,4 @@ func parseTuple(b []byte) (src, dst netip.AddrPort, protocol uint8, ok bool) {
 		}
 	}
 	return netip.AddrPortFrom(from, fromPort), netip.AddrPortFrom(to, toPort), protocol, from.IsValid() && to.IsValid()
-}
-
-// attributes iterates over netlink attributes: kind without flags, and value.
-// It ends at the first that is cut short.
-func attributes(b []byte) func(yield func(kind uint16, value []byte) bool) {
-	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= unix.NLA_HDRLEN {
-			size := int(binary.NativeEndian.Uint16(b))
-			kind := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-			if size < unix.NLA_HDRLEN || size > len(b) || !yield(kind, b[unix.NLA_HDRLEN:size]) {
-				return
-			}
-			b = b[min((size+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1), len(b)):]
-		}
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"iter"
 
+	"github.com/twill-net/twill/dataplane/attribute"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,19 +38,13 @@ func (a attributes) nest(kind uint16, inner attributes) attributes {
 	return a.bytes(kind|unix.NLA_F_NESTED, inner)
 }
 
-// all iterates over the attributes' types, without flags, and values. It ends
-// where the list is cut short.
+// all iterates over the attributes' types and values.
 func (a attributes) all() iter.Seq2[uint16, attributes] {
 	return func(yield func(uint16, attributes) bool) {
-		for b := a; len(b) >= 4; {
-			size := int(binary.NativeEndian.Uint16(b))
-			if size < 4 || size > len(b) {
+		for kind, value := range attribute.All(a) {
+			if !yield(kind, value) {
 				return
 			}
-			if !yield(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[4:size]) {
-				return
-			}
-			b = b[min((size+3)&^3, len(b)):]
 		}
 	}
 }
@@ -65,12 +60,7 @@ func (a attributes) get(kind uint16) attributes {
 }
 
 // asText is an attribute's value without the NUL at its end.
-func (a attributes) asText() string {
-	if n := len(a); n > 0 && a[n-1] == 0 {
-		a = a[:n-1]
-	}
-	return string(a)
-}
+func (a attributes) asText() string { return attribute.Text(a) }
 
 // asU32 is 0 for an attribute that is not there.
 func (a attributes) asU32() uint32 {

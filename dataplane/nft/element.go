@@ -200,7 +200,7 @@ func (l *listing) finish() map[string]plan.Packed {
 	i := 0
 	for _, start := range starts {
 		e := l.elements[start].Element()
-		for i < len(lasts) && lasts[i] < start[:l.keyLen] {
+		for i < len(lasts) && lasts[i] < start[:min(int(l.keyLen), len(start))] {
 			i++
 		}
 		last := strings.Repeat("\xff", int(l.keyLen))

@@ -23,6 +23,9 @@ const (
 	// the connections that a node's conntrack table usually holds.
 	dynamicSize = 1 << 18
 
+	// maxData is the longest key or value, NFT_DATA_VALUE_MAXLEN.
+	maxData = 64
+
 	// maxComment is what nft allows, and fits user data, whose lengths are
 	// bytes.
 	maxComment = 127
@@ -215,6 +218,7 @@ func parseDefinition(a attributes) (name string, d definition) {
 			d.comment = parseComment(v, userdata.NFTNL_UDATA_SET_COMMENT)
 		}
 	}
+	d.keyLen, d.dataLen = min(d.keyLen, maxData), min(d.dataLen, maxData)
 	if d.verdicts() {
 		d.dataLen = 0 // the kernel tells the size of its own structure
 	}

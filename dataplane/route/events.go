@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/twill-net/twill/plan"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -114,13 +113,17 @@ type routeNews struct {
 	gone bool
 }
 
-// read takes all notifications that are there.
-func (e *events) read() news {
-	n := news{
+func noNews() news {
+	return news{
 		links: map[int]linkNews{}, addresses: map[addressAt]bool{}, neighbours: map[neighbourAt]neighbourMessage{},
 		fdb: map[fdbAt]neighbourMessage{}, routes: map[netip.Prefix]routeNews{},
 		replaced: map[netip.Prefix]struct{}{}, freed: map[netip.Prefix]struct{}{},
 	}
+}
+
+// read takes all notifications that are there.
+func (e *events) read() news {
+	n := noNews()
 	err := e.raw.Control(func(fd uintptr) {
 		for {
 			size, from, err := unix.Recvfrom(int(fd), e.buf, unix.MSG_DONTWAIT)
@@ -139,18 +142,22 @@ func (e *events) read() news {
 			if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
 				continue // not the kernel
 			}
-			messages, err := syscall.ParseNetlinkMessage(e.buf[:size])
-			if err != nil {
-				n.lost = true
-				continue
-			}
-			for _, m := range messages {
-				n.take(m)
-			}
+			n.takeAll(e.buf[:size])
 		}
 	})
 	n.lost = n.lost || err != nil && !errors.Is(err, os.ErrClosed)
 	return n
+}
+
+func (n *news) takeAll(datagram []byte) {
+	messages, err := syscall.ParseNetlinkMessage(datagram)
+	if err != nil {
+		n.lost = true
+		return
+	}
+	for _, m := range messages {
+		n.take(m)
+	}
 }
 
 func (n *news) take(m syscall.NetlinkMessage) {
@@ -179,17 +186,16 @@ func (n *news) take(m syscall.NetlinkMessage) {
 
 func (n *news) takeLink(m syscall.NetlinkMessage) {
 	// Bridges announce their ports in messages of the same type.
-	if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] != unix.AF_UNSPEC {
+	if len(m.Data) > 0 && m.Data[0] != unix.AF_UNSPEC {
 		return
 	}
-	l, err := netlink.LinkDeserialize(nil, m.Data)
-	if err != nil {
+	name, d, ok := parseLink(m.Data)
+	if !ok {
 		n.lost = true
 		return
 	}
-	d := deviceOf(l)
 	n.links[d.index] = linkNews{
-		name: l.Attrs().Name, device: d, gone: m.Header.Type == unix.RTM_DELLINK,
+		name: name, device: d, gone: m.Header.Type == unix.RTM_DELLINK,
 		wasDown: n.links[d.index].wasDown || !d.up,
 	}
 }

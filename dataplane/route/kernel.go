@@ -48,10 +48,28 @@ type Kernel struct {
 // of its netlink traffic stays in that namespace; sysctls are those of the
 // thread that calls Apply, because /proc/sys shows each thread its own.
 func Open(log *slog.Logger) (*Kernel, error) {
+	k := newKernel(log)
+	var err error
+	if k.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return nil, fmt.Errorf("open a netlink socket: %w", err)
+	}
+	if k.dumping, err = openDumping(); err != nil {
+		k.handle.Close()
+		return nil, err
+	}
+	if k.events, err = openEvents(); err != nil {
+		k.Close()
+		return nil, err
+	}
+	return k, nil
+}
+
+// newKernel is a Kernel without connections.
+func newKernel(log *slog.Logger) *Kernel {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	k := &Kernel{
+	return &Kernel{
 		log:        log,
 		unread:     true,
 		names:      map[int]string{},
@@ -67,19 +85,6 @@ func Open(log *slog.Logger) (*Kernel, error) {
 		waiting:    map[string]struct{}{},
 		conflicts:  map[netip.Prefix]struct{}{},
 	}
-	var err error
-	if k.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
-		return nil, fmt.Errorf("open a netlink socket: %w", err)
-	}
-	if k.dumping, err = openDumping(); err != nil {
-		k.handle.Close()
-		return nil, err
-	}
-	if k.events, err = openEvents(); err != nil {
-		k.Close()
-		return nil, err
-	}
-	return k, nil
 }
 
 // Close releases the sockets. What was applied stays. Stop Watch first.

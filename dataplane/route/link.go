@@ -165,11 +165,10 @@ func (a *pass) createVXLAN(name string, want plan.Link, underlay int) (device, e
 		return device{}, fmt.Errorf("create vxlan link %s (VNI %d, port %d, local %s, on %s): %w",
 			name, want.VNI, want.Port, want.Local, want.Underlay, err)
 	}
-	l, err := a.handle.LinkByName(name)
+	d, err := a.getLink(name)
 	if err != nil {
 		return device{}, fmt.Errorf("create vxlan link %s: read it back: %w", name, err)
 	}
-	d := deviceOf(l)
 	a.links.set(name, d)
 	a.names[d.index], a.indexes[name], a.up[name] = name, d.index, d.up
 	a.wrote()

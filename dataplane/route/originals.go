@@ -58,17 +58,19 @@ func readOriginals(file string) ([]original, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	var out []original
-	for line := range strings.Lines(string(text)) {
+	return parseOriginals(string(text)), err
+}
+
+// parseOriginals leaves out lines that are none of ours: the file may be cut
+// short, or somebody else's.
+func parseOriginals(text string) (out []original) {
+	for line := range strings.Lines(text) {
 		path, value, ok := strings.Cut(strings.TrimSpace(line), " ")
 		if ok && filepath.IsLocal(path) {
 			out = append(out, original{path, value})
 		}
 	}
-	return out, nil
+	return out
 }
 
 // RestoreSysctls puts back what KeepOriginals noted in the file, removes the

@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"github.com/twill-net/twill/dataplane/attribute"
 	"github.com/twill-net/twill/plan"
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -34,10 +34,6 @@ func parseRoute(data []byte) (m routeMessage, ok bool) {
 		return m, false
 	}
 	h := nl.DeserializeRtMsg(data)
-	attrs, err := nl.ParseRouteAttr(data[unix.SizeofRtMsg:])
-	if err != nil {
-		return m, false
-	}
 	dst, metric := netip.IPv4Unspecified(), uint32(0)
 	switch h.Family {
 	case unix.AF_INET:
@@ -49,20 +45,20 @@ func parseRoute(data []byte) (m routeMessage, ok bool) {
 	table := uint32(h.Table)
 	m.protocol = int(h.Protocol)
 	m.OnLink = h.Flags&unix.RTNH_F_ONLINK != 0
-	for _, a := range attrs {
-		switch a.Attr.Type {
+	for kind, value := range attribute.All(data[unix.SizeofRtMsg:]) {
+		switch kind {
 		case unix.RTA_DST:
-			dst, _ = netip.AddrFromSlice(a.Value)
+			dst, _ = netip.AddrFromSlice(value)
 		case unix.RTA_GATEWAY:
-			m.Gateway, _ = netip.AddrFromSlice(a.Value)
+			m.Gateway, _ = netip.AddrFromSlice(value)
 		case unix.RTA_PREFSRC:
-			m.Source, _ = netip.AddrFromSlice(a.Value)
+			m.Source, _ = netip.AddrFromSlice(value)
 		case unix.RTA_OIF:
-			m.index = int(word(a.Value))
+			m.index = int(attribute.Uint32(value))
 		case unix.RTA_TABLE:
-			table = word(a.Value)
+			table = attribute.Uint32(value)
 		case unix.RTA_PRIORITY:
-			metric = word(a.Value)
+			metric = attribute.Uint32(value)
 		case unix.RTA_MULTIPATH:
 			m.multi = true
 		}
@@ -82,30 +78,18 @@ func metricOf(p netip.Prefix) uint32 {
 	return metric6
 }
 
-// word reads a 32-bit attribute in the machine's byte order.
-func word(b []byte) uint32 {
-	if len(b) < 4 {
-		return 0
-	}
-	return binary.NativeEndian.Uint32(b)
-}
-
 // parseAddress reads the payload of RTM_NEWADDR and RTM_DELADDR.
 func parseAddress(data []byte) (index int, p netip.Prefix, ok bool) {
 	if len(data) < unix.SizeofIfAddrmsg {
 		return 0, p, false
 	}
-	bits, index := int(data[1]), int(word(data[4:]))
-	attrs, err := nl.ParseRouteAttr(data[unix.SizeofIfAddrmsg:])
-	if err != nil {
-		return 0, p, false
-	}
+	bits, index := int(data[1]), int(attribute.Uint32(data[4:]))
 	var addr netip.Addr
-	for _, a := range attrs {
+	for kind, value := range attribute.All(data[unix.SizeofIfAddrmsg:]) {
 		// On a point-to-point device IFA_ADDRESS is the far end; IPv6 sends
 		// IFA_LOCAL only then.
-		if a.Attr.Type == unix.IFA_LOCAL || a.Attr.Type == unix.IFA_ADDRESS && !addr.IsValid() {
-			addr, _ = netip.AddrFromSlice(a.Value)
+		if kind == unix.IFA_LOCAL || kind == unix.IFA_ADDRESS && !addr.IsValid() {
+			addr, _ = netip.AddrFromSlice(value)
 		}
 	}
 	p = netip.PrefixFrom(addr, bits)
@@ -128,19 +112,15 @@ func parseNeighbour(data []byte) (m neighbourMessage, ok bool) {
 		return m, false
 	}
 	m.bridge = data[0] == unix.AF_BRIDGE
-	m.index = int(word(data[4:]))
+	m.index = int(attribute.Uint32(data[4:]))
 	m.permanent = binary.NativeEndian.Uint16(data[8:])&unix.NUD_PERMANENT != 0
-	attrs, err := nl.ParseRouteAttr(data[unix.SizeofNdMsg:])
-	if err != nil {
-		return m, false
-	}
-	for _, a := range attrs {
-		switch a.Attr.Type {
+	for kind, value := range attribute.All(data[unix.SizeofNdMsg:]) {
+		switch kind {
 		case unix.NDA_DST:
-			m.ip, _ = netip.AddrFromSlice(a.Value)
+			m.ip, _ = netip.AddrFromSlice(value)
 		case unix.NDA_LLADDR:
-			if len(a.Value) == len(m.mac) {
-				m.mac = plan.MAC(a.Value)
+			if len(value) == len(m.mac) {
+				m.mac = plan.MAC(value)
 			}
 		}
 	}
@@ -170,22 +150,75 @@ type tunnel struct {
 	collectMeta bool // "external": the entries of one VNI don't apply
 }
 
-// deviceOf converts what the netlink library parsed.
-func deviceOf(l netlink.Link) device {
-	a := l.Attrs()
-	d := device{index: a.Index, kind: l.Type(), mtu: a.MTU, up: a.RawFlags&unix.IFF_UP != 0}
-	if len(a.HardwareAddr) == len(d.mac) {
-		d.mac = plan.MAC(a.HardwareAddr)
+// parseLink reads the payload of RTM_NEWLINK and RTM_DELLINK.
+func parseLink(data []byte) (name string, d device, ok bool) {
+	if len(data) < unix.SizeofIfInfomsg {
+		return "", d, false
 	}
-	if d.kind == plan.LinkVeth {
-		d.peer, d.peerNS = a.ParentIndex, a.NetNsID
-	}
-	if v, ok := l.(*netlink.Vxlan); ok {
-		local, _ := netip.AddrFromSlice(v.SrcAddr)
-		d.tunnel = tunnel{
-			vni: v.VxlanId, port: v.Port, local: local, underlay: v.VtepDevIndex,
-			learning: v.Learning, noChecksum: !v.UDPCSum, collectMeta: v.FlowBased,
+	d = device{kind: "device", index: int(int32(attribute.Uint32(data[4:]))), up: attribute.Uint32(data[8:])&unix.IFF_UP != 0}
+	parent, parentNS := 0, -1
+	for kind, value := range attribute.All(data[unix.SizeofIfInfomsg:]) {
+		switch kind {
+		case unix.IFLA_IFNAME:
+			name = attribute.Text(value)
+		case unix.IFLA_MTU:
+			d.mtu = int(attribute.Uint32(value))
+		case unix.IFLA_ADDRESS:
+			if len(value) == len(d.mac) {
+				d.mac = plan.MAC(value)
+			}
+		case unix.IFLA_LINK:
+			parent = int(attribute.Uint32(value))
+		case unix.IFLA_LINK_NETNSID:
+			parentNS = int(int32(attribute.Uint32(value)))
+		case unix.IFLA_LINKINFO:
+			d.parseInfo(value)
 		}
 	}
-	return d
+	if d.kind == plan.LinkVeth {
+		d.peer, d.peerNS = parent, parentNS
+	}
+	return name, d, d.index > 0 && name != ""
+}
+
+// parseInfo reads a link's kind and, of a vxlan device, its parameters.
+func (d *device) parseInfo(info []byte) {
+	var parameters []byte
+	for kind, value := range attribute.All(info) {
+		switch kind {
+		case unix.IFLA_INFO_KIND:
+			d.kind = attribute.Text(value)
+		case unix.IFLA_INFO_DATA:
+			parameters = value
+		}
+	}
+	if d.kind == plan.LinkVXLAN {
+		d.tunnel = parseTunnel(parameters)
+	}
+}
+
+func parseTunnel(parameters []byte) tunnel {
+	t := tunnel{noChecksum: true}
+	set := func(value []byte) bool { return len(value) > 0 && value[0] != 0 }
+	for kind, value := range attribute.All(parameters) {
+		switch kind {
+		case nl.IFLA_VXLAN_ID:
+			t.vni = int(attribute.Uint32(value))
+		case nl.IFLA_VXLAN_LINK:
+			t.underlay = int(attribute.Uint32(value))
+		case nl.IFLA_VXLAN_LOCAL, nl.IFLA_VXLAN_LOCAL6:
+			t.local, _ = netip.AddrFromSlice(value)
+		case nl.IFLA_VXLAN_PORT:
+			if len(value) >= 2 {
+				t.port = int(binary.BigEndian.Uint16(value))
+			}
+		case nl.IFLA_VXLAN_LEARNING:
+			t.learning = set(value)
+		case nl.IFLA_VXLAN_UDP_CSUM:
+			t.noChecksum = !set(value)
+		case nl.IFLA_VXLAN_FLOWBASED:
+			t.collectMeta = set(value)
+		}
+	}
+	return t
 }

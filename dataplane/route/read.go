@@ -78,17 +78,36 @@ func (k *Kernel) readLinks(p *plan.Plan) error {
 	k.names, k.indexes, k.up = map[int]string{}, map[string]int{}, map[string]bool{}
 	k.links.reset()
 	for _, m := range messages {
-		l, err := netlink.LinkDeserialize(nil, m)
-		if err != nil {
-			return fmt.Errorf("read links: %w", err)
+		name, d, ok := parseLink(m)
+		if !ok {
+			return errors.New("read links: the kernel's answer can't be understood")
 		}
-		name, d := l.Attrs().Name, deviceOf(l)
 		k.names[d.index], k.indexes[name], k.up[name] = name, d.index, d.up
 		if _, wanted := p.Links.Get(name); wanted || ours(name) {
 			k.links.set(name, d)
 		}
 	}
 	return nil
+}
+
+// getLink reads one device.
+func (k *Kernel) getLink(name string) (device, error) {
+	req := &nl.NetlinkRequest{
+		NlMsghdr: unix.NlMsghdr{Len: unix.SizeofNlMsghdr, Type: unix.RTM_GETLINK, Flags: unix.NLM_F_REQUEST},
+		Sockets:  k.dumping,
+	}
+	req.AddRawData(make([]byte, unix.SizeofIfInfomsg))
+	req.AddRawData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)).Serialize())
+	messages, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return device{}, err
+	}
+	for _, m := range messages {
+		if got, d, ok := parseLink(m); ok && got == name {
+			return d, nil
+		}
+	}
+	return device{}, errors.New("the kernel's answer can't be understood")
 }
 
 func (k *Kernel) readAddresses(p *plan.Plan) error {

@@ -55,8 +55,9 @@ func (k *Kernel) drifted() bool {
 // settle takes all notifications and corrects the belief. The kernel queues a
 // write's notification before it answers the writer, so afterwards the belief
 // is as new as the last write, and writes of ours contradict nothing.
-func (k *Kernel) settle() {
-	n := k.events.read()
+func (k *Kernel) settle() { k.learn(k.events.read()) }
+
+func (k *Kernel) learn(n news) {
 	if n.lost {
 		k.log.Debug("netlink notifications were lost; the kernel is read again")
 		k.unread = true
