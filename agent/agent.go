@@ -18,6 +18,7 @@ import (
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/cni"
 	"github.com/twill-net/twill/dataplane/conntrack"
+	"github.com/twill-net/twill/dataplane/healthcheck"
 	"github.com/twill-net/twill/dataplane/nft"
 	"github.com/twill-net/twill/dataplane/route"
 	"github.com/twill-net/twill/fabric"
@@ -39,6 +40,7 @@ type Agent struct {
 	nft       *nft.Kernel
 	route     *route.Kernel
 	conntrack *conntrack.Kernel
+	checks    *healthcheck.Server
 	ipam      *ipam.Allocator
 	publisher *publisher
 	detaching detachments
@@ -64,6 +66,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 		health:   &health.Tracker{},
 		work:     make(chan func(), WorkAtOnce),
 		planner:  plan.NewPlanner(config.NodeName),
+		checks:   healthcheck.New(log),
 		unsynced: map[*api.Kind]struct{}{},
 		pools:    map[string]*api.IPPool{},
 	}
@@ -157,6 +160,7 @@ func ended(ctx context.Context, what string, err error) error {
 }
 
 func (a *Agent) close() {
+	a.checks.Close()
 	if err := a.ipam.Close(); err != nil {
 		a.log.Error("close the journal", "error", err)
 	}
@@ -255,6 +259,8 @@ func (a *Agent) apply() (writes int, done bool) {
 	}
 	n, err := a.conntrack.Apply(p)
 	report("conntrack", n, err)
+	opened, err := a.checks.Apply(p)
+	report("healthcheck", opened, err)
 	if writes+n > 0 {
 		a.metrics.apply.Observe(time.Since(start).Seconds())
 	}

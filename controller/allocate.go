@@ -110,6 +110,9 @@ func (r ranges) allocate(svc *corev1.Service, c *claims) []problem {
 	if wantsNodePorts(&svc.Spec) {
 		problems = append(problems, r.allocatePorts(svc, c)...)
 	}
+	if wantsHealthCheck(&svc.Spec) {
+		problems = append(problems, r.allocatePort(&svc.Spec.HealthCheckNodePort, corev1.ProtocolTCP, healthCheckHint, svc, c)...)
+	}
 	return problems
 }
 
@@ -198,24 +201,40 @@ func (r ranges) families(s *corev1.ServiceSpec) (corev1.IPFamilyPolicy, []corev1
 }
 
 func (r ranges) allocatePorts(svc *corev1.Service, c *claims) (problems []problem) {
-	key := api.KeyOf(svc)
 	for i := range svc.Spec.Ports {
 		p := &svc.Spec.Ports[i]
-		if p.NodePort != 0 {
-			if int(p.NodePort) < r.ports[0] || int(p.NodePort) > r.ports[1] {
-				problems = append(problems, problem{ReasonOutOfRange, fmt.Sprintf("node port %d is not in %d-%d", p.NodePort, r.ports[0], r.ports[1])})
-			} else if taken := r.judgeOwner(nodePort(p.Protocol, p.NodePort), key, c); taken != nil {
-				problems = append(problems, *taken)
-			}
-			continue
+		found := r.allocatePort(&p.NodePort, p.Protocol, p.Port, svc, c)
+		problems = append(problems, found...)
+		if len(found) > 0 && found[0].reason == ReasonExhausted {
+			break
 		}
-		res, err := r.pickPort(p.Protocol, p.Port, key, c)
-		if err != nil {
-			return append(problems, problem{ReasonExhausted, fmt.Sprintf("no node port is left in %d-%d", r.ports[0], r.ports[1])})
-		}
-		p.NodePort = res.port
-		// So that the service's next port does not get the same.
-		c.replace(key, svc.CreationTimestamp.Time, claimedBy(svc))
 	}
 	return problems
+}
+
+// healthCheckHint is what stands for the port where a service's health check
+// looks for a node port: no service has it.
+const healthCheckHint = 0
+
+// allocatePort gives a port of the service a node port, or judges the one that it
+// asks for.
+func (r ranges) allocatePort(port *int32, protocol corev1.Protocol, hint int32, svc *corev1.Service, c *claims) []problem {
+	key := api.KeyOf(svc)
+	if *port != 0 {
+		if int(*port) < r.ports[0] || int(*port) > r.ports[1] {
+			return []problem{{ReasonOutOfRange, fmt.Sprintf("node port %d is not in %d-%d", *port, r.ports[0], r.ports[1])}}
+		}
+		if taken := r.judgeOwner(nodePort(protocol, *port), key, c); taken != nil {
+			return []problem{*taken}
+		}
+		return nil
+	}
+	res, err := r.pickPort(protocol, hint, key, c)
+	if err != nil {
+		return []problem{{ReasonExhausted, fmt.Sprintf("no node port is left in %d-%d", r.ports[0], r.ports[1])}}
+	}
+	*port = res.port
+	// So that the service's next port does not get the same.
+	c.replace(key, svc.CreationTimestamp.Time, claimedBy(svc))
+	return nil
 }

@@ -330,3 +330,35 @@ func TestPickReachesAll(t *testing.T) {
 		}
 	}
 }
+
+// TestHealthCheckPorts: a load balancer with external policy Local gets a port
+// for its health check, which is nobody's node port.
+func TestHealthCheckPorts(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.control(single)
+		local := func(s *corev1.ServiceSpec) { s.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal }
+		asking := func(port int32) func(*corev1.ServiceSpec) {
+			return func(s *corev1.ServiceSpec) { s.HealthCheckNodePort = port }
+		}
+		c.create(svc("plain", ofType(corev1.ServiceTypeLoadBalancer)),
+			svc("auto", ofType(corev1.ServiceTypeLoadBalancer), local),
+			svc("asks", ofType(corev1.ServiceTypeLoadBalancer), local, asking(30777)))
+		c.settle()
+		late := svc("late", ofType(corev1.ServiceTypeNodePort, 30777))
+		c.create(late)
+		c.settle()
+		plain, auto, asks := get(c, svc("plain")).Spec, get(c, svc("auto")).Spec, get(c, svc("asks")).Spec
+		if plain.HealthCheckNodePort != 0 {
+			c.Errorf("without policy Local: port %d", plain.HealthCheckNodePort)
+		}
+		if p := auto.HealthCheckNodePort; p < 30000 || p > 32767 || p == auto.Ports[0].NodePort {
+			c.Errorf("given %d beside node port %d", p, auto.Ports[0].NodePort)
+		}
+		if asks.HealthCheckNodePort != 30777 {
+			c.Errorf("asked for 30777, given %d", asks.HealthCheckNodePort)
+		}
+		if got := condition(get(c, late)); !strings.Contains(got, "belongs to service default/asks") {
+			c.Errorf("a node port that is somebody's health check: %q", got)
+		}
+	})
+}

@@ -122,6 +122,9 @@ func claimedBy(svc *corev1.Service) []resource {
 			}
 		}
 	}
+	if n := svc.Spec.HealthCheckNodePort; n != 0 && wantsHealthCheck(&svc.Spec) {
+		claimed = append(claimed, nodePort(corev1.ProtocolTCP, n))
+	}
 	return claimed
 }
 
@@ -147,4 +150,10 @@ func wantsNodePorts(s *corev1.ServiceSpec) bool {
 		return s.AllocateLoadBalancerNodePorts == nil || *s.AllocateLoadBalancerNodePorts
 	}
 	return false
+}
+
+// wantsHealthCheck: a load balancer that is to send only to nodes with endpoints
+// has to know which these are.
+func wantsHealthCheck(s *corev1.ServiceSpec) bool {
+	return s.Type == corev1.ServiceTypeLoadBalancer && s.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }

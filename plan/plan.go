@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/fabric"
 )
 
@@ -27,6 +28,10 @@ type Plan struct {
 	// UDP client's backend for as long as the client sends, so entries that lead
 	// elsewhere have to be removed.
 	UDPFrontends *Table[Frontend, Backends]
+
+	// HealthChecks are the ports, over HTTP, on which load balancers ask whether
+	// this node has endpoints of a Service.
+	HealthChecks *Table[uint16, HealthCheck]
 }
 
 // New returns an empty plan.
@@ -43,6 +48,7 @@ func New() *Plan {
 		Elements:   newElements(),
 
 		UDPFrontends: NewTable[Frontend](Backends.Equal),
+		HealthChecks: NewTable[uint16](same[HealthCheck]),
 	}
 }
 
@@ -108,6 +114,12 @@ type Route struct {
 	OnLink    bool       // the gateway is on the link though no address says so
 	Source    netip.Addr // preferred source; zero: the kernel's choice
 	Blackhole bool       // then nothing else is set
+}
+
+// HealthCheck is what a load balancer is told.
+type HealthCheck struct {
+	Service        api.Key
+	LocalEndpoints int // that are ready
 }
 
 // Frontend is an address and port of this node's that is balanced.

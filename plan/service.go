@@ -40,6 +40,8 @@ type servicePlanner struct {
 
 	chains     map[balanceChain]*chainUse
 	clusterIPs holders[netip.Addr]
+
+	healthChecks *units[uint16, HealthCheck]
 }
 
 // HostPort is a port of a node that is led to a pod on it.
@@ -89,6 +91,7 @@ func newServicePlanner(p *Plan, nodeName string) *servicePlanner {
 		placed: map[frontendKey]*placement{}, held: map[owner][]frontendKey{},
 		rivals: map[frontendKey]map[owner]struct{}{}, lost: map[owner][]frontendKey{},
 		chains: map[balanceChain]*chainUse{}, clusterIPs: holders[netip.Addr]{},
+		healthChecks: newUnits(p.HealthChecks),
 	}
 }
 
@@ -194,6 +197,16 @@ func (s *servicePlanner) replacePodAddrs(old, addrs []netip.Addr) {
 	}
 }
 
+// planHealthCheck has load balancers answered for a Service that wants it.
+func (s *servicePlanner) planHealthCheck(key api.Key) {
+	var checks map[uint16]HealthCheck
+	if svc := s.services[key]; svc != nil && svc.HealthCheckPort != 0 {
+		n := service.LocalEndpoints(s.slices[key], s.local.Node)
+		checks = map[uint16]HealthCheck{svc.HealthCheckPort: {Service: key, LocalEndpoints: n}}
+	}
+	s.healthChecks.replace(key.String(), checks)
+}
+
 // flush plans what changed.
 func (s *servicePlanner) flush() {
 	// Giving a front end up or taking it over dirties those who claim it too.
@@ -201,6 +214,9 @@ func (s *servicePlanner) flush() {
 		for o := range s.dirty {
 			delete(s.dirty, o)
 			s.replan(o)
+			if !o.pod {
+				s.planHealthCheck(o.key)
+			}
 		}
 	}
 }

@@ -302,3 +302,45 @@ func BenchmarkServices10000x2Load(b *testing.B)    { benchmarkLoad(b, 10_000, 2)
 func BenchmarkServices10000x2Change(b *testing.B)  { benchmarkChange(b, 10_000, 2) }
 func BenchmarkServices1000x250Load(b *testing.B)   { benchmarkLoad(b, 1_000, 250) }
 func BenchmarkServices1000x250Change(b *testing.B) { benchmarkChange(b, 1_000, 250) }
+
+// TestHealthCheckCountsWhatIsReadyHere: what a load balancer is told follows the
+// node's own ready endpoints.
+func TestHealthCheckCountsWhatIsReadyHere(t *testing.T) {
+	p := New()
+	s := newServicePlanner(p, "here")
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: corev1.ServiceSpec{
+		Type: corev1.ServiceTypeLoadBalancer, ClusterIP: "10.1.0.10", ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal,
+		HealthCheckNodePort: 32000, Ports: []corev1.ServicePort{{Name: "http", Port: 80}, {Name: "https", Port: 443}},
+	}}
+	endpoint := func(addr, node string, ready bool) discoveryv1.Endpoint {
+		return discoveryv1.Endpoint{Addresses: []string{addr}, NodeName: &node, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}
+	}
+	slice := func(endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
+		return &discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: endpoints,
+			Ports: []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](8080)}, {Name: ptr.To("https"), Port: ptr.To[int32](8443)}},
+		}
+	}
+	expect := func(want int) {
+		t.Helper()
+		s.flush()
+		if got, ok := p.HealthChecks.Get(32000); !ok || got.LocalEndpoints != want || got.Service.Name != "web" {
+			t.Errorf("%v %t, want %d endpoints", got, ok, want)
+		}
+	}
+	s.setService(svc)
+	expect(0)
+	s.setEndpointSlice(slice(endpoint("10.244.0.1", "here", true), endpoint("10.244.0.2", "here", false), endpoint("10.244.1.1", "there", true)))
+	expect(1)
+	s.setEndpointSlice(slice(endpoint("10.244.0.1", "here", true), endpoint("10.244.0.2", "here", true)))
+	expect(2)
+	s.deleteEndpointSlice(api.Key{Namespace: "default", Name: "web-1"})
+	expect(0)
+	svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
+	s.setService(svc)
+	s.flush()
+	if n := p.HealthChecks.Len(); n != 0 {
+		t.Errorf("%d health checks without policy Local", n)
+	}
+}

@@ -48,6 +48,10 @@ func (p *Plan) writeKernel(w io.Writer) {
 		v, _ := p.FDB.Get(k)
 		fmt.Fprintf(w, "fdb %s dst %s dev %s\n", k.MAC, v, k.Link)
 	}
+	for _, k := range sortedBy(p.HealthChecks, cmp.Compare[uint16]) {
+		v, _ := p.HealthChecks.Get(k)
+		fmt.Fprintf(w, "healthcheck port %d service %s endpoints %d\n", k, v.Service, v.LocalEndpoints)
+	}
 }
 
 // WriteRuleset writes the nftables part in nft's own language: `nft -f` reads

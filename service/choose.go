@@ -107,3 +107,17 @@ func topology(all []candidate, local Local) func(candidate) bool {
 	}
 	return func(candidate) bool { return true }
 }
+
+// LocalEndpoints is the number of ready endpoints on a node, whatever their
+// ports: what a load balancer asks for on the health check's port.
+func LocalEndpoints(from []*Slice, node string) int {
+	here, ready := unique.Make(node), map[netip.Addr]struct{}{}
+	for _, s := range from {
+		for _, e := range s.endpoints {
+			if e.ready && e.node == here {
+				ready[e.addr] = struct{}{}
+			}
+		}
+	}
+	return len(ready)
+}

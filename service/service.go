@@ -46,6 +46,9 @@ type Service struct {
 	InternalLocal bool          // internalTrafficPolicy: Local
 	ExternalLocal bool          // externalTrafficPolicy: Local
 	Affinity      time.Duration // sessionAffinity: ClientIP; 0: none
+	// HealthCheckPort is where load balancers ask whether a node has endpoints;
+	// 0: nowhere.
+	HealthCheckPort uint16
 
 	// Problems say what of the Service is not done, a sentence each.
 	Problems []string
@@ -82,8 +85,8 @@ func Parse(svc *corev1.Service) *Service {
 		}
 		s.Ports = append(s.Ports, Port{strings.Clone(p.Name), protocol, uint16(p.Port), uint16(p.NodePort)})
 	}
-	if n := svc.Spec.HealthCheckNodePort; n != 0 {
-		s.problem("healthCheckNodePort %d is not answered; let the load balancer probe the service's node port", n)
+	if n := svc.Spec.HealthCheckNodePort; s.ExternalLocal && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && n > 0 && n <= 65535 {
+		s.HealthCheckPort = uint16(n)
 	}
 	return s
 }

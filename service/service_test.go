@@ -280,7 +280,6 @@ func TestFrontends(t *testing.T) {
 		{name: "leading zeros are decimal", svc: newService(func(s *corev1.Service) { s.Spec.ClusterIPs = []string{"010.001.000.010"} }),
 			want: []string{"ClusterIP 10.1.0.10:80/tcp → [] else reject"}},
 		{name: "what is not done is said", svc: newService(func(s *corev1.Service) {
-			s.Spec.HealthCheckNodePort = 31000
 			s.Spec.ClusterIPs = []string{"10.1.0.10", "x"}
 			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "q", Protocol: "QUIC", Port: 443})
 			s.Spec.SessionAffinity = "Cookie"
@@ -294,7 +293,6 @@ func TestFrontends(t *testing.T) {
 				`externalTrafficPolicy "Far" is unknown; Cluster is done`,
 				`sessionAffinity "Cookie" is unknown; None is done`,
 				`port "q" (443/QUIC, node port 0) is not a port that can be balanced`,
-				"healthCheckNodePort 31000 is not answered; let the load balancer probe the service's node port",
 			}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
