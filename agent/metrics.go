@@ -50,7 +50,7 @@ func newMetrics(a *Agent) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}, []string{"command", "result"}),
 	}
-	for _, area := range []string{"nftables", "rtnetlink", "conntrack"} {
+	for _, area := range []string{"nftables", "rtnetlink", "conntrack", "healthcheck"} {
 		m.writes.WithLabelValues(area) // a counter that was never raised reads 0
 	}
 	m.registry.MustRegister(m.writes, m.drift, m.apply, m.cni, conditions{a.health},
