@@ -58,7 +58,7 @@ func run(t *testing.T, target Target, rate int, d time.Duration) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
-	results, err := Run(ctx, []Target{target}, rate)
+	results, err := Run(ctx, []Target{target}, rate, Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,6 +88,27 @@ func TestLossIsCounted(t *testing.T) {
 	}
 }
 
+// TestLateIsNotLost answers one request after more than a second, for which the
+// others have to wait.
+func TestLateIsNotLost(t *testing.T) {
+	var count atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if count.Add(1) == 3 {
+			<-time.After(late + 100*time.Millisecond)
+		}
+	}))
+	t.Cleanup(server.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	results, err := Run(ctx, []Target{{Stream, server.Listener.Addr().String()}}, 20, 30*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := results[0]; r.Lost != 0 || r.Late != 1 || r.Gap < late || r.Gap > r.Slowest+time.Second {
+		t.Errorf("%s", r)
+	}
+}
+
 func TestRefusedIsLost(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -111,10 +132,10 @@ func TestBrokenStreamStaysBroken(t *testing.T) {
 }
 
 func TestRunRefuses(t *testing.T) {
-	if _, err := Run(t.Context(), nil, 0); err == nil {
+	if _, err := Run(t.Context(), nil, 0, Patience); err == nil {
 		t.Error("rate 0 is accepted")
 	}
-	if _, err := Run(t.Context(), []Target{{Stream, "127.0.0.1:1"}}, 1); err == nil {
+	if _, err := Run(t.Context(), []Target{{Stream, "127.0.0.1:1"}}, 1, Patience); err == nil {
 		t.Error("a stream to nobody begins")
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // resolve looks the host up once, so that the rate asked for is not a load on
@@ -38,10 +40,10 @@ func resolve(ctx context.Context, address string) (netip.AddrPort, error) {
 
 // reason is an error without the ports in it, so that like errors are counted
 // together.
-func reason(err error) string {
+func reason(err error, patience time.Duration) string {
 	switch {
 	case os.IsTimeout(err):
-		return "no answer within " + Patience.String()
+		return "no answer within " + patience.String()
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "refused"
 	case errors.Is(err, syscall.ECONNRESET):
@@ -58,11 +60,12 @@ func reason(err error) string {
 
 // connections makes a new TCP connection for each request.
 type connections struct {
-	address string
-	text    []byte
+	address  string
+	text     []byte
+	patience time.Duration
 }
 
-func newConnections(ctx context.Context, address string) (*connections, error) {
+func newConnections(ctx context.Context, address string, patience time.Duration) (*connections, error) {
 	to, err := resolve(ctx, address)
 	if err != nil {
 		return nil, err
@@ -70,11 +73,11 @@ func newConnections(ctx context.Context, address string) (*connections, error) {
 	// HTTP/1.0: the server closes first, so that the client's ports don't wait
 	// a minute for late segments and run out.
 	text := fmt.Sprintf("GET / HTTP/1.0\r\nHost: %s\r\n\r\n", address)
-	return &connections{to.String(), []byte(text)}, nil
+	return &connections{to.String(), []byte(text), patience}, nil
 }
 
 func (c *connections) request(uint64) error {
-	deadline := time.Now().Add(Patience)
+	deadline := time.Now().Add(c.patience)
 	conn, err := (&net.Dialer{Deadline: deadline}).Dial("tcp", c.address)
 	if err != nil {
 		return err
@@ -108,23 +111,24 @@ func readAnswer(r *bufio.Reader) error {
 // stream makes one connection for all requests. Once it is broken every later
 // request is lost: it is never made anew.
 type stream struct {
-	conn   net.Conn
-	reader *bufio.Reader
-	text   []byte
-	broken error
+	conn     net.Conn
+	reader   *bufio.Reader
+	text     []byte
+	patience time.Duration
+	broken   error
 }
 
-func newStream(ctx context.Context, address string) (*stream, error) {
+func newStream(ctx context.Context, address string, patience time.Duration) (*stream, error) {
 	to, err := resolve(ctx, address)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := (&net.Dialer{Timeout: Patience}).DialContext(ctx, "tcp", to.String())
+	conn, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", to.String())
 	if err != nil {
 		return nil, err
 	}
 	text := fmt.Sprintf("GET / HTTP/1.1\r\nHost: %s\r\n\r\n", address)
-	return &stream{conn: conn, reader: bufio.NewReader(conn), text: []byte(text)}, nil
+	return &stream{conn: conn, reader: bufio.NewReader(conn), text: []byte(text), patience: patience}, nil
 }
 
 func (s *stream) request(uint64) error {
@@ -135,7 +139,7 @@ func (s *stream) request(uint64) error {
 }
 
 func (s *stream) exchange() error {
-	if err := s.conn.SetDeadline(time.Now().Add(Patience)); err != nil {
+	if err := s.conn.SetDeadline(time.Now().Add(s.patience)); err != nil {
 		return err
 	}
 	if _, err := s.conn.Write(s.text); err != nil {
@@ -147,26 +151,40 @@ func (s *stream) exchange() error {
 func (s *stream) close()       { s.conn.Close() }
 func (s *stream) serial() bool { return true }
 
+// receiveBuffer holds the datagrams of many seconds.
+const receiveBuffer = 8 << 20
+
+// Patiently is a net.Dialer's or net.ListenConfig's Control for sockets of both
+// ends of a load: what waits for a process that gets no processor must not be
+// dropped, or it would count as lost in the network. Where the buffer may not be
+// made larger (net.core.rmem_max) it stays as it is.
+func Patiently(_, _ string, conn syscall.RawConn) error {
+	return conn.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
+	})
+}
+
 // sockets is from how many ports datagrams are sent: as many flows.
 const sockets = 8
 
 // datagrams sends numbered datagrams and waits for each to come back.
 type datagrams struct {
-	conns []net.Conn
+	conns    []net.Conn
+	patience time.Duration
 
 	mu      sync.Mutex
 	pending map[uint64]chan struct{}
 	refused map[int]error // by socket: an ICMP error that came back
 }
 
-func newDatagrams(ctx context.Context, address string) (*datagrams, error) {
+func newDatagrams(ctx context.Context, address string, patience time.Duration) (*datagrams, error) {
 	to, err := resolve(ctx, address)
 	if err != nil {
 		return nil, err
 	}
-	d := &datagrams{pending: map[uint64]chan struct{}{}, refused: map[int]error{}}
+	d := &datagrams{patience: patience, pending: map[uint64]chan struct{}{}, refused: map[int]error{}}
 	for i := range sockets {
-		conn, err := net.Dial("udp", to.String())
+		conn, err := (&net.Dialer{Control: Patiently}).Dial("udp", to.String())
 		if err != nil {
 			d.close()
 			return nil, err
@@ -212,7 +230,7 @@ func (d *datagrams) request(seq uint64) error {
 	if _, err := d.conns[i].Write(binary.BigEndian.AppendUint64(nil, seq)); err != nil {
 		return err
 	}
-	timer := time.NewTimer(Patience)
+	timer := time.NewTimer(d.patience)
 	defer timer.Stop()
 	select {
 	case <-answered:

@@ -15,7 +15,7 @@ import (
 	"github.com/twill-net/twill/lab/load"
 )
 
-const loadUsage = "load [--rate N] [--for TIME] [-o json] http|udp|stream://HOST[:PORT]..."
+const loadUsage = "load [--rate N] [--for TIME] [--patience TIME] [-o json] http|udp|stream://HOST[:PORT]..."
 
 // loadMain runs until the time is over or SIGINT or SIGTERM comes, and then
 // tells the result: 1 if any request was lost.
@@ -23,6 +23,7 @@ func loadMain(args []string, out, errs io.Writer) int {
 	flags := pflag.NewFlagSet("load", pflag.ContinueOnError)
 	rate := flags.Int("rate", 1000, "requests a second to each target")
 	period := flags.Duration("for", 10*time.Second, "how long; 0: until interrupted")
+	patience := flags.Duration("patience", load.Patience, "how long an answer may take before it counts as lost")
 	output := flags.StringP("output", "o", "", "json for programs")
 	if code, done := parse(flags, loadUsage, args, out, errs); done {
 		return code
@@ -47,7 +48,7 @@ func loadMain(args []string, out, errs io.Writer) int {
 		ctx, cancel = context.WithTimeout(ctx, *period)
 		defer cancel()
 	}
-	results, err := load.Run(ctx, targets, *rate)
+	results, err := load.Run(ctx, targets, *rate, *patience)
 	if err != nil {
 		fmt.Fprintln(errs, "load:", err)
 		return exitFailed

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/twill-net/twill/lab/load"
 )
 
 // The environment by which a pod knows itself.
@@ -118,7 +120,8 @@ func webMain(args []string, out, errs io.Writer) int {
 			fmt.Fprintln(errs, "web:", err)
 			return exitFailed
 		}
-		packets, err := net.ListenPacket("udp", address)
+		listen := net.ListenConfig{Control: load.Patiently}
+		packets, err := listen.ListenPacket(context.Background(), "udp", address)
 		if err != nil {
 			fmt.Fprintln(errs, "web:", err)
 			return exitFailed

@@ -152,7 +152,7 @@ func (c *driftCluster) startLoad(t *testing.T) (stop func() load.Result) {
 	done := make(chan error, 1)
 	go func() {
 		done <- space.In(c.tasks["a/client"], func() (err error) {
-			results, err = load.Run(ctx, []load.Target{target}, loadRate)
+			results, err = load.Run(ctx, []load.Target{target}, loadRate, load.Patience)
 			return err
 		})
 	}()
