@@ -12,6 +12,7 @@ import (
 
 	"github.com/twill-net/twill/lab"
 	"github.com/twill-net/twill/lab/space"
+	"github.com/twill-net/twill/test/testlab"
 )
 
 // changes are what may happen while policies are in force.
@@ -77,7 +78,7 @@ func establishedSurvive(t *testing.T, c *cluster) {
 			stream := c.dial(t, "default/frontend", "tcp", at)
 			answers := bufio.NewReader(stream)
 			datagrams := c.dial(t, "default/frontend", "udp", at)
-			old = append(old, func() error { return fetch(stream, answers) }, func() error { return ask(datagrams, patience) })
+			old = append(old, func() error { return fetch(stream, answers) }, func() error { return testlab.Ask(datagrams, patience) })
 		}
 	}
 	check := func(when string) {

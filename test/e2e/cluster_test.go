@@ -157,7 +157,7 @@ func (c *cluster) addService(t *testing.T, name, spec string) *corev1.Service {
 	}
 	defer st.Close()
 	var made *corev1.Service
-	eventually(t, patience, func() error {
+	testlab.Eventually(t, patience, func() error {
 		obj, err := st.Get(t.Context(), api.ServiceKind, api.Key{Namespace: namespace, Name: service})
 		if err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 	"github.com/twill-net/twill/lab"
 	"github.com/twill-net/twill/lab/load"
 	"github.com/twill-net/twill/lab/space"
+	"github.com/twill-net/twill/test/testlab"
 )
 
 // mendedWithin is how soon what somebody else changed must be right again. A
@@ -178,7 +179,7 @@ func (c *driftCluster) drift(t *testing.T, script string) (missing time.Duration
 		if _, err := c.run("node/master", "sh", "-c", c.fill(t, words.Replace(script))); err != nil {
 			t.Fatal(err)
 		}
-		took := eventually(t, patience, func() error {
+		took := testlab.Eventually(t, patience, func() error {
 			if diff := cmp.Diff(before, c.state(t)); diff != "" {
 				return fmt.Errorf("not mended:\n%s", diff)
 			}

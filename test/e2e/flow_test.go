@@ -1,24 +1,20 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/twill-net/twill/lab"
 	"github.com/twill-net/twill/lab/space"
-	"github.com/twill-net/twill/lab/tool"
+	"github.com/twill-net/twill/test/testlab"
 )
 
 const (
@@ -33,12 +29,10 @@ const (
 
 // What a probe meets with.
 const (
-	open    = "open"
-	refused = "refused"
-	timeout = "timeout"
-	// forbidden is what a node's own datagrams meet with in its output hook,
-	// whether they are dropped or rejected there.
-	forbidden = "forbidden"
+	open      = testlab.Open
+	refused   = testlab.Refused
+	timeout   = testlab.Timeout
+	forbidden = testlab.Forbidden
 )
 
 // flow is one connection of one family.
@@ -64,62 +58,6 @@ func place(name string) lab.Place {
 	}
 	namespace, pod, _ := strings.Cut(name, "/")
 	return lab.Pod(namespace, pod)
-}
-
-// probe opens a connection from within a task's network and says what it meets
-// with. A new connection comes from a new port, so conntrack knows nothing of
-// it.
-func probe(task, network string, to netip.AddrPort, silence time.Duration) string {
-	var conn net.Conn
-	err := space.In(task, func() (err error) {
-		ctx, cancel := context.WithTimeout(context.Background(), silence)
-		defer cancel()
-		conn, err = new(net.Dialer).DialContext(ctx, network, to.String())
-		return err
-	})
-	if err == nil {
-		defer conn.Close()
-		if network == "udp" {
-			err = ask(conn, silence)
-		}
-	}
-	switch {
-	case err == nil:
-		return open
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return refused
-	case errors.Is(err, syscall.EPERM):
-		return forbidden
-	case errors.Is(err, context.DeadlineExceeded), os.IsTimeout(err):
-		return timeout
-	}
-	return err.Error()
-}
-
-// askAgain is after how long a datagram that nobody answered is sent again. The
-// kernel sends one destination no more than a rejection a second, once it has had
-// its burst (net.ipv4.icmp_ratelimit, RFC 1812 §4.3.2.8): who asks but once may
-// never hear that nobody is there.
-const askAgain = 1100 * time.Millisecond
-
-// ask sends a datagram to a lab's web server, which answers it.
-func ask(conn net.Conn, silence time.Duration) error {
-	until := time.Now().Add(silence)
-	for {
-		next := time.Now().Add(askAgain)
-		if next.After(until) {
-			next = until
-		}
-		if err := conn.SetDeadline(next); err != nil {
-			return err
-		}
-		if _, err := conn.Write([]byte(tool.AskPage)); err != nil {
-			return err
-		}
-		if _, err := conn.Read(make([]byte, 2048)); !os.IsTimeout(err) || next.Equal(until) {
-			return err
-		}
-	}
 }
 
 // flows reads lines "FROM... -> TO:PORT[/udp][@FAMILY]...", each of which stands
@@ -194,7 +132,7 @@ func (c *cluster) probeAll(flows []flow) []string {
 	for i, f := range flows {
 		wait.Go(func() {
 			turns <- struct{}{}
-			seen[i] = probe(c.tasks[f.from], f.network, f.at, silence)
+			seen[i] = testlab.Probe(c.tasks[f.from], f.network, f.at, silence)
 			<-turns
 		})
 	}
@@ -232,7 +170,7 @@ func (c *cluster) differences(flows []flow, patient bool) []string {
 	for i, seen := range c.probeAll(flows) {
 		f := flows[i]
 		if patient && seen == timeout && f.expected != timeout {
-			seen = probe(c.tasks[f.from], f.network, f.at, patience)
+			seen = testlab.Probe(c.tasks[f.from], f.network, f.at, patience)
 		}
 		if seen != f.expected {
 			wrong = append(wrong, fmt.Sprintf("%s: %s, want %s", f, seen, f.expected))
@@ -269,21 +207,4 @@ func (c *cluster) run(at string, argv ...string) (string, error) {
 		err = fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, out)
 	}
 	return string(out), err
-}
-
-// eventually calls f until it returns nil, and says how long that took.
-func eventually(t *testing.T, within time.Duration, f func() error) time.Duration {
-	t.Helper()
-	began, poll := time.Now(), time.NewTicker(5*time.Millisecond)
-	defer poll.Stop()
-	for ; ; <-poll.C {
-		err := f()
-		took := time.Since(began)
-		if err == nil {
-			return took
-		}
-		if took > within {
-			t.Fatalf("after %s: %v", took.Round(time.Millisecond), err)
-		}
-	}
 }

@@ -13,6 +13,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/twill-net/twill/test/testlab"
 	"github.com/twill-net/twill/trace"
 )
 
@@ -64,12 +65,12 @@ func TestTraceAgreesWithPackets(t *testing.T) {
 		seen := make(chan string)
 		const many = 12 // twice the burst of rejections that a destination gets
 		for range many {
-			go func() { seen <- probe(w.tasks["a/0"], "udp", nobody, silence) }()
+			go func() { seen <- testlab.Probe(w.tasks["a/0"], "udp", nobody, silence) }()
 		}
 		for range many {
 			<-seen
 		}
-		if got := probe(w.tasks["a/0"], "udp", nobody, patience); got != refused {
+		if got := testlab.Probe(w.tasks["a/0"], "udp", nobody, patience); got != refused {
 			t.Errorf("a patient asker met with %s, want %s", got, refused)
 		}
 	})
@@ -215,7 +216,7 @@ func (w *world) ask(t *testing.T, round []triple) {
 		x.seen = seen
 		if seen == timeout && x.report.Verdict != trace.Denied && !w.agrees(*x) {
 			// Perhaps the machine is busy and the answer was only late.
-			x.seen = probe(w.tasks[x.from], x.network, x.at, patience)
+			x.seen = testlab.Probe(w.tasks[x.from], x.network, x.at, patience)
 		}
 	}
 }

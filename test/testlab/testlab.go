@@ -39,7 +39,7 @@ var machine struct {
 
 // Main is what TestMain has to call in packages that use labs. It also cleans up
 // when the tests are interrupted.
-func Main(m *testing.M) {
+func Main(m interface{ Run() int }) {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	go func() {
