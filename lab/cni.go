@@ -17,12 +17,13 @@ import (
 )
 
 // Limits of one call of the CNI executable, and of trying it again while it
-// asks for that.
+// asks for that. A runtime gives an attachment up, and a detachment never.
 const (
-	cniTimeout       = 30 * time.Second
-	cniRetryPatience = 2 * time.Second
-	cniRetryPause    = 50 * time.Millisecond
-	codeTryLater     = 11 // CNI specification, "Error"
+	cniTimeout     = 30 * time.Second
+	cniAddPatience = 2 * time.Second
+	cniDelPatience = 10 * time.Second
+	cniRetryPause  = 50 * time.Millisecond
+	codeTryLater   = 11 // CNI specification, "Error"
 )
 
 // Port is a port of a pod.
@@ -116,28 +117,35 @@ func (e *cniError) Error() string {
 	return fmt.Sprintf("%s (CNI error %d)", text, e.Code)
 }
 
-// add attaches the pod to the network of a node, and returns its addresses.
+// add attaches the pod to the network of a node, and returns its addresses. What
+// a failed attachment may have left is taken down, as runtimes do it.
 func (a *attachment) add(node *space.Space) ([]netip.Addr, error) {
-	deadline := time.Now().Add(cniRetryPatience)
-	for {
-		out, err := a.call(node, "ADD")
-		var failed *cniError
-		if errors.As(err, &failed) && failed.Code == codeTryLater && time.Now().Before(deadline) {
-			time.Sleep(cniRetryPause)
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		a.result = out
-		return parseAddresses(out)
+	out, err := a.insist(node, "ADD", cniAddPatience)
+	if err != nil {
+		_, _ = a.call(node, "DEL") // where nobody answers nothing was done, or it goes with its namespace
+		return nil, err
 	}
+	a.result = out
+	return parseAddresses(out)
 }
 
 // del detaches the pod.
 func (a *attachment) del(node *space.Space) error {
-	_, err := a.call(node, "DEL")
+	_, err := a.insist(node, "DEL", cniDelPatience)
 	return err
+}
+
+// insist calls again while the answer is to try again later.
+func (a *attachment) insist(node *space.Space, command string, patience time.Duration) ([]byte, error) {
+	deadline := time.Now().Add(patience)
+	for {
+		out, err := a.call(node, command)
+		var failed *cniError
+		if !errors.As(err, &failed) || failed.Code != codeTryLater || time.Now().After(deadline) {
+			return out, err
+		}
+		time.Sleep(cniRetryPause)
+	}
 }
 
 func (a *attachment) call(node *space.Space, command string) ([]byte, error) {

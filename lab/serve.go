@@ -196,12 +196,26 @@ func (r *RunRequest) check() (names []string, err error) {
 	return names, nil
 }
 
+// ensureNamespace makes a namespace where there is none. Pods of one that was
+// made before start without the store.
 func (s *supervisor) ensureNamespace(name string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
+	s.mu.Lock()
+	patience := startPatience
+	if s.namespaces[name] {
+		patience = time.Second
+	}
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	api.Default(ns)
-	if _, err := s.store.Create(ctx, ns); err != nil && !errors.Is(err, store.ErrExists) {
+	_, err := s.store.Create(ctx, ns)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil || errors.Is(err, store.ErrExists):
+		s.namespaces[name] = true
+	case !errors.Is(err, store.ErrUnavailable) || !s.namespaces[name]:
 		return fmt.Errorf("create namespace %s: %w", name, err)
 	}
 	return nil

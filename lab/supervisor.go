@@ -43,9 +43,10 @@ type supervisor struct {
 	controller *process
 	store      store.Store
 
-	mu   sync.Mutex
-	pods map[api.Key]*pod // nil while one is being made
-	next int              // index of the node for the next pod
+	mu         sync.Mutex
+	pods       map[api.Key]*pod // nil while one is being made
+	next       int              // index of the node for the next pod
+	namespaces map[string]bool  // that were there once
 }
 
 func (c *Config) etcdURL() string {
@@ -288,7 +289,7 @@ func Supervise(ctx context.Context, name string, told *os.File, log *slog.Logger
 	if err := os.Setenv("PATH", searchPath); err != nil {
 		return err
 	}
-	s := &supervisor{cfg: cfg, log: log, pods: map[api.Key]*pod{}}
+	s := &supervisor{cfg: cfg, log: log, pods: map[api.Key]*pod{}, namespaces: map[string]bool{}}
 	defer s.takeDown()
 	// Nobody may be there any more to be told.
 	tell := func(line string) { _, _ = fmt.Fprintln(told, line) }
