@@ -96,16 +96,12 @@ func nodeConditions(old []corev1.NodeCondition, current []health.Condition) []co
 
 // renewLease tells the others, as long as ctx lasts, that the agent lives.
 func (a *Agent) renewLease(ctx context.Context) {
-	tick := time.NewTicker(leaseDuration / 3)
-	defer tick.Stop()
 	for {
 		if err := a.writeLease(ctx); err != nil && ctx.Err() == nil {
 			a.log.Debug("renew the lease later", "error", err)
 		}
-		select {
-		case <-ctx.Done():
+		if !store.Pause(ctx, a.store, leaseDuration/3) {
 			return
-		case <-tick.C:
 		}
 	}
 }

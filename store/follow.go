@@ -57,22 +57,25 @@ func Follow(ctx context.Context, s Store, kind *api.Kind, h Handler) {
 		} else {
 			f.report(err)
 		}
-		if !sleep(ctx, delay/2+rand.N(delay/2)) {
+		if !Pause(ctx, s, delay/2+rand.N(delay/2)) {
 			return
 		}
 		delay = min(2*delay, followLastDelay)
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
+// Pause waits for d before something is asked of the store again, less if the
+// store can be reached again before: what is over must not be told for as long as
+// it lasted. It returns false if ctx ended.
+func Pause(ctx context.Context, s Store, d time.Duration) bool {
+	timed, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	if r, ok := s.(Reconnector); ok {
+		r.AwaitReconnect(timed)
+	} else {
+		<-timed.Done()
 	}
+	return ctx.Err() == nil
 }
 
 type follower struct {

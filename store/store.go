@@ -93,6 +93,14 @@ type Elector interface {
 	Campaign(ctx context.Context, name string) (lost <-chan struct{}, resign func(), err error)
 }
 
+// Reconnector is implemented by stores that notice by themselves when they can be
+// reached again.
+type Reconnector interface {
+	// AwaitReconnect returns when the connection, which is down or goes down, stands
+	// again, or when ctx ends.
+	AwaitReconnect(ctx context.Context)
+}
+
 // Unreadable is a stored value that is no object: someone else wrote it, or
 // wrote it for another version.
 type Unreadable struct {

@@ -48,8 +48,9 @@ func clientConfig(c Config) (clientv3.Config, error) {
 		DialOptions: []grpc.DialOption{
 			grpc.WithConnectParams(grpc.ConnectParams{
 				// The library's own back-off grows to 2 minutes, in which a
-				// node would not see that etcd is back.
-				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+				// node would not see that etcd is back. All who wait for it go
+				// on when the connection stands (AwaitReconnect).
+				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxReconnectDelay},
 				MinConnectTimeout: 3 * time.Second,
 			}),
 			grpc.WithChainUnaryInterceptor(keepLastError),

@@ -18,6 +18,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/store"
@@ -27,6 +28,8 @@ const (
 	callTimeout = 5 * time.Second // of one request whose context has no deadline
 	pageSize    = 1000            // objects in one request of a list
 	listTries   = 3               // a list that compaction overtakes starts again
+
+	maxReconnectDelay = time.Second // between attempts to reach etcd, less or more a fifth
 )
 
 // Config says where etcd is and who we are.
@@ -122,6 +125,22 @@ func (s *Store) dial(d *dialing) {
 	}
 	d.client, d.err = client, err
 	close(d.done)
+}
+
+// AwaitReconnect implements store.Reconnector.
+func (s *Store) AwaitReconnect(ctx context.Context) {
+	client, err := s.client(ctx)
+	if err != nil {
+		<-ctx.Done() // there is nobody yet to tell
+		return
+	}
+	conn := client.ActiveConnection()
+	for state := conn.GetState(); conn.WaitForStateChange(ctx, state); {
+		if state = conn.GetState(); state == connectivity.Ready {
+			return
+		}
+	}
+	<-ctx.Done() // the store was closed
 }
 
 // call runs one request against etcd, within bounded time, and classifies its

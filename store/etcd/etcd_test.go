@@ -270,6 +270,35 @@ func TestUnixSocketAndDeadEndpoint(t *testing.T) {
 	}
 }
 
+// TestPauseEndsWhenEtcdIsBack waits much longer for nothing than for etcd.
+func TestPauseEndsWhenEtcdIsBack(t *testing.T) {
+	server := newServer(t, startEmbedded, socket(t))
+	s := server.Open(t)
+	if _, err := s.List(t.Context(), api.NodeKind, ""); err != nil {
+		t.Fatal(err)
+	}
+	server.Stop(t)
+	if _, err := s.List(t.Context(), api.NodeKind, ""); !isUnavailable(err) {
+		t.Fatalf("a list while etcd is stopped: %v", err)
+	}
+	began, paused := time.Now(), make(chan bool)
+	go func() { paused <- store.Pause(t.Context(), s, time.Minute) }()
+	server.Start(t)
+	if !<-paused || time.Since(began) > 30*time.Second {
+		t.Errorf("paused for %s", time.Since(began))
+	}
+	// While nothing changes it lasts as long as it was told, or until ctx ends.
+	began = time.Now()
+	if !store.Pause(t.Context(), s, 50*time.Millisecond) || time.Since(began) < 50*time.Millisecond {
+		t.Errorf("paused for %s", time.Since(began))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if store.Pause(ctx, s, time.Minute) {
+		t.Error("a pause that was broken off says that it was not")
+	}
+}
+
 // TestSilentServer is a server that takes connections and never says a word.
 func TestSilentServer(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
