@@ -54,6 +54,8 @@ type Store struct {
 	ctx    context.Context // ends with Close
 	close  context.CancelFunc
 
+	history history
+
 	mu      sync.Mutex
 	dialing *dialing
 	rubbish rubbish
@@ -216,6 +218,7 @@ func (s *Store) list(ctx context.Context, kind *api.Kind, namespace string) (sto
 		prefix += namespace + "/"
 	}
 	end := clientv3.GetPrefixRangeEnd(prefix)
+	_, past := s.history.now()
 	var list store.List
 	var revision int64 // of the first page
 	bad := rubbish{}
@@ -228,9 +231,10 @@ func (s *Store) list(ctx context.Context, kind *api.Kind, namespace string) (sto
 		}
 		if revision == 0 {
 			revision = r.Header.Revision
-			list.Revision = positionOf(r.Header, revision).String()
+			list.Revision = positionOf(r.Header, revision, past).String()
 		}
 		for _, kv := range r.Kvs {
+			s.history.held(kv)
 			obj, key, err := decode(kind, kv)
 			if err != nil {
 				bad[string(kv.Key)] = s.unreadable(kind, kv, err)

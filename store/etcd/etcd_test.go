@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -171,6 +172,23 @@ func (s *server) write(t *testing.T, path, value string) {
 	})
 }
 
+// Backup copies the volume, as a snapshot of it would.
+func (s *server) Backup(t *testing.T) {
+	s.Stop(t)
+	if err := os.CopyFS(s.dir+"-backup", os.DirFS(s.dir)); err != nil {
+		t.Fatal(err)
+	}
+	s.Start(t)
+}
+
+func (s *server) PutBack(t *testing.T) {
+	s.Stop(t)
+	if err := errors.Join(os.RemoveAll(s.dir), os.Rename(s.dir+"-backup", s.dir)); err != nil {
+		t.Fatal(err)
+	}
+	s.Start(t)
+}
+
 func (s *server) Wipe(t *testing.T) {
 	s.Stop(t)
 	if err := os.RemoveAll(s.dir); err != nil {
@@ -326,7 +344,7 @@ func TestSilentServer(t *testing.T) {
 				t.Errorf("after %s: %v", time.Since(start), err)
 			}
 			start = time.Now()
-			events, ended := s.Watch(t.Context(), api.NodeKind, "1.1.1")
+			events, ended := s.Watch(t.Context(), api.NodeKind, "1.1.1.0")
 			for range events {
 			}
 			if err := ended(); !isUnavailable(err) || time.Since(start) > 2*callTimeout {

@@ -35,8 +35,8 @@ func FuzzKey(f *testing.F) {
 
 // FuzzPosition reads what may be handed in as a revision.
 func FuzzPosition(f *testing.F) {
-	f.Add(position{1 << 40, 1<<63 + 5, 2}.String())
-	f.Add("1.2")
+	f.Add(position{1 << 40, 1<<63 + 5, 2, 3}.String())
+	f.Add("1.2.3")
 	f.Add("-z.0.+1")
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := parsePosition(text)

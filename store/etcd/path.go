@@ -58,35 +58,40 @@ func decode(kind *api.Kind, kv *mvccpb.KeyValue) (api.Object, api.Key, error) {
 
 // position is a point in the history of one cluster. A revision alone does not
 // name it: a cluster put back from a backup counts on from the backup, and gives
-// the same numbers to other changes. Such a cluster has a new id or, where the
-// operator kept the token, starts again from a low raft term.
+// the same numbers to other changes. Such a cluster has a new id, or starts again
+// from a low raft term, or at least lacks what was seen of its past.
 type position struct {
 	revision int64
 	cluster  uint64
 	term     uint64
+	past     uint64 // its number in history; means something in this process only
 }
 
-func positionOf(h *pb.ResponseHeader, revision int64) position {
-	return position{revision, h.ClusterId, h.RaftTerm}
+func positionOf(h *pb.ResponseHeader, revision int64, past uint64) position {
+	return position{revision, h.ClusterId, h.RaftTerm, past}
 }
 
-// String is "revision.cluster.term", numbers in base 36.
+// String is "revision.cluster.term.past", numbers in base 36.
 func (p position) String() string {
-	return strconv.FormatInt(p.revision, 36) + "." + strconv.FormatUint(p.cluster, 36) + "." + strconv.FormatUint(p.term, 36)
+	text := strconv.FormatInt(p.revision, 36)
+	for _, n := range []uint64{p.cluster, p.term, p.past} {
+		text += "." + strconv.FormatUint(n, 36)
+	}
+	return text
 }
 
 func parsePosition(text string) (p position, err error) {
 	parts := strings.Split(text, ".")
-	if len(parts) == 3 {
+	numbers := []*uint64{&p.cluster, &p.term, &p.past}
+	if len(parts) == 1+len(numbers) {
 		p.revision, err = strconv.ParseInt(parts[0], 36, 64)
-		if err == nil {
-			p.cluster, err = strconv.ParseUint(parts[1], 36, 64)
-		}
-		if err == nil {
-			p.term, err = strconv.ParseUint(parts[2], 36, 64)
+		for i, n := range numbers {
+			if err == nil {
+				*n, err = strconv.ParseUint(parts[1+i], 36, 64)
+			}
 		}
 	}
-	if len(parts) != 3 || err != nil {
+	if len(parts) != 1+len(numbers) || err != nil {
 		return position{}, fmt.Errorf("%q is not a revision of a list or an event", text)
 	}
 	return p, nil

@@ -45,6 +45,9 @@ func (s *Store) watch(ctx context.Context, kind *api.Kind, revision string, ch c
 	defer w.cancel()
 	defer context.AfterFunc(s.ctx, w.cancel)()
 	err = w.run(from)
+	if errors.Is(err, store.ErrRestored) {
+		s.history.gone(from.past) // the other watches need not find out
+	}
 	if ctx.Err() == nil && s.ctx.Err() != nil {
 		err = errClosed
 	}
@@ -90,6 +93,9 @@ func (w *watch) run(from position) error {
 		}
 		for _, event := range r.Events {
 			at.revision = event.Kv.ModRevision
+			if event.Type == mvccpb.PUT {
+				w.store.history.saw(event.Kv, at.past)
+			}
 			if err := w.event(event, at); err != nil {
 				return err
 			}
@@ -108,17 +114,17 @@ func (w *watch) open(from position) (pb.Watch_WatchClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case header.ClusterId != from.cluster:
+	if header.ClusterId != from.cluster {
 		return nil, store.ErrRestored
-	case header.RaftTerm < from.term || header.Revision < from.revision:
+	}
+	if header.RaftTerm < from.term || header.Revision < from.revision {
 		// Either another history, or a member that lags behind, which a
 		// linearizable read tells apart.
 		if err := w.store.confirm(w.ctx, from); err != nil {
 			return nil, err
 		}
 	}
-	return stream, nil
+	return stream, w.store.confirmHistory(w.ctx, from.past)
 }
 
 func (w *watch) request(revision int64) (pb.Watch_WatchClient, *pb.ResponseHeader, error) {

@@ -9,18 +9,23 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) storetest.Server { return server{New()} })
+	storetest.Run(t, func(t *testing.T) storetest.Server { return &server{Store: New()} })
 }
 
 // server lends one store out as if to many clients.
-type server struct{ *Store }
+type server struct {
+	*Store
+	backup Backup
+}
 
-func (s server) Open(*testing.T) store.Store { return s.Store }
-func (s server) Stop(*testing.T)             { s.SetDown(true) }
-func (s server) Start(*testing.T)            { s.SetDown(false) }
-func (s server) Compact(*testing.T)          { s.Store.Compact() }
-func (s server) Wipe(*testing.T)             { s.Restore(Backup{}) }
-func (s server) Corrupt(_ *testing.T, kind *api.Kind, key api.Key) {
+func (s *server) Open(*testing.T) store.Store { return s.Store }
+func (s *server) Stop(*testing.T)             { s.SetDown(true) }
+func (s *server) Start(*testing.T)            { s.SetDown(false) }
+func (s *server) Compact(*testing.T)          { s.Store.Compact() }
+func (s *server) Wipe(*testing.T)             { s.Restore(Backup{}) }
+func (s *server) Backup(*testing.T)           { s.backup = s.Store.Backup() }
+func (s *server) PutBack(*testing.T)          { s.Restore(s.backup) }
+func (s *server) Corrupt(_ *testing.T, kind *api.Kind, key api.Key) {
 	s.Store.Corrupt(kind, key)
 }
 

@@ -33,6 +33,10 @@ type Server interface {
 	Corrupt(t *testing.T, kind *api.Kind, key api.Key)
 	// Wipe replaces the running server by an empty one.
 	Wipe(t *testing.T)
+	// Backup keeps what there is, PutBack puts the server back to that. Both may
+	// restart it.
+	Backup(t *testing.T)
+	PutBack(t *testing.T)
 }
 
 // Run tests the stores that start makes; start registers its own clean-up.
@@ -50,6 +54,7 @@ func Run(t *testing.T, start func(*testing.T) Server) {
 		{"Watch", testWatch},
 		{"WatchCompacted", testWatchCompacted},
 		{"WatchRestored", testWatchRestored},
+		{"WatchPutBack", testWatchPutBack},
 		{"ConcurrentUpdates", testConcurrentUpdates},
 		{"Outage", testOutage},
 		{"Context", testContext},

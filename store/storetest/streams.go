@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -83,6 +84,37 @@ func testWatchRestored(t *testing.T, server Server) {
 	}
 	// The revision exists now, and means something else.
 	wantErr(t, watch(t, s, api.ServiceKind, old.Revision).end(), store.ErrRestored)
+}
+
+// testWatchPutBack has the server count on past all that is known before anybody
+// looks.
+func testWatchPutBack(t *testing.T, server Server) {
+	s, other := server.Open(t), server.Open(t)
+	create(t, other, service("a", "one"))
+	server.Backup(t)
+	awaitStore(t, s)
+	awaitStore(t, other)
+	nodes := list(t, s, api.NodeKind, "")
+	w := watch(t, s, api.ServiceKind, list(t, s, api.ServiceKind, "").Revision)
+	create(t, other, service("a", "two"))
+	known := w.want("put a/two").Revision
+
+	server.PutBack(t)
+	awaitStore(t, other)
+	for i := range 20 {
+		create(t, other, service("b", fmt.Sprint("n", i)))
+	}
+	awaitStore(t, s)
+	wantErr(t, watch(t, s, api.ServiceKind, known).end(), store.ErrRestored)
+	// Of nodes nothing was ever seen.
+	wantErr(t, watch(t, s, api.NodeKind, nodes.Revision).end(), store.ErrRestored)
+
+	w = watch(t, s, api.ServiceKind, list(t, s, api.ServiceKind, "").Revision)
+	create(t, other, service("a", "three"))
+	now := w.want("put a/three")
+	w.stop()
+	create(t, other, service("a", "four"))
+	watch(t, s, api.ServiceKind, now.Revision).want("put a/four")
 }
 
 // awaitStore waits until the client has found its server again.
