@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,6 +46,8 @@ type Agent struct {
 	publisher *publisher
 	detaching detachments
 	running   context.Context // ends with Run; for what outlives a request
+
+	blocksKnown atomic.Bool // the node's blocks were compared with the store
 
 	// The rest belongs to the loop.
 	work     chan func()

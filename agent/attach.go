@@ -210,6 +210,7 @@ func (a *Agent) releaseAddresses(id ipam.ID) error {
 	_, released, err := a.ipam.Release(id)
 	if released {
 		a.health.Clear(health.PoolExhausted, "") // until an ADD finds none again
+		a.reportStrays()
 	}
 	return err
 }

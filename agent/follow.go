@@ -2,7 +2,10 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,6 +42,8 @@ func (a *Agent) follow(ctx context.Context, kind *api.Kind) {
 				}
 			})
 		},
+		Restored: func() { a.restored(ctx, kind) },
+		Patient:  true,
 		Connected: func(ok bool, err error) {
 			if ok {
 				a.health.Clear(health.StoreUnreachable, kind.Plural)
@@ -47,6 +52,17 @@ func (a *Agent) follow(ctx context.Context, kind *api.Kind) {
 			}
 		},
 	})
+}
+
+// restored publishes again what only this node knows: the backup lacks what came
+// since. It is called for each kind.
+func (a *Agent) restored(ctx context.Context, kind *api.Kind) {
+	if kind != api.NodeKind {
+		return
+	}
+	a.log.Warn("the store was put back from a backup: this node publishes anew, and what the store says holds later", "later", store.RestoreGrace)
+	a.publisher.everything()
+	go a.confirmBlocks(ctx)
 }
 
 func (a *Agent) put(obj api.Object) {
@@ -61,6 +77,14 @@ func (a *Agent) put(obj api.Object) {
 		if o.Name == a.config.NodeName {
 			a.ipam.SetNode(o.Labels)
 			a.publishNodeOnChange()
+		}
+	case *api.IPAMBlock:
+		owner, _ := o.Owner()
+		if prefix, err := netip.ParsePrefix(o.Spec.CIDR); err == nil {
+			a.ipam.Heard(o.Name, prefix, owner)
+		}
+		if owner != a.config.NodeName && a.ownsBlock(o.Name) {
+			go a.confirmBlocks(a.running) // it is lost
 		}
 	case *api.WorkloadEndpoint:
 		if o.Spec.Node == a.config.NodeName {
@@ -85,6 +109,7 @@ func (a *Agent) deleted(kind *api.Kind, key api.Key) {
 	case api.WorkloadEndpointKind:
 		a.publisher.gone(key)
 	case api.IPAMBlockKind:
+		a.ipam.HeardGone(key.Name)
 		// Somebody took a block back that pods here have addresses of, such as
 		// by deleting this node's object: it is claimed again.
 		if a.ownsBlock(key.Name) {
@@ -99,22 +124,42 @@ func (a *Agent) ownsBlock(name string) bool {
 }
 
 // confirmBlocks compares the node's blocks with the store's. What the store says
-// is another node's by now is given up.
+// is another node's by now is given up. The node's own object goes before: of a
+// node without one the controller clears the blocks away.
 func (a *Agent) confirmBlocks(ctx context.Context) {
 	for ctx.Err() == nil {
-		lost, err := a.ipam.ConfirmBlocks(ctx)
+		err := a.publisher.ensureNode(ctx)
+		var lost []netip.Prefix
+		if err == nil {
+			lost, err = a.ipam.ConfirmBlocks(ctx)
+		}
 		if err == nil {
 			for _, prefix := range lost {
-				a.health.Set(health.BlockLost, prefix.String(), "was given up by "+a.config.NodeName)
+				a.log.Error("a block of this node is another's by now and was given up", "block", prefix)
 			}
+			a.blocksKnown.Store(true)
+			a.reportStrays()
 			return
 		}
 		a.log.Debug("confirm blocks later", "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
+		store.Pause(ctx, a.store, time.Second)
 	}
+}
+
+// reportStrays tells of pods whose addresses lead to another node.
+func (a *Agent) reportStrays() {
+	if !a.blocksKnown.Load() {
+		return // after a start with a damaged journal they all seem to
+	}
+	strays := map[string]string{}
+	for _, al := range a.ipam.Strays() {
+		var texts []string
+		for _, addr := range al.Addresses {
+			texts = append(texts, addr.String())
+		}
+		strays[al.Namespace+"/"+al.Pod] = fmt.Sprintf("has %s, from a block that is not %s's any more", strings.Join(texts, " and "), a.config.NodeName)
+	}
+	a.health.Replace(health.BlockLost, strays)
 }
 
 func (a *Agent) setPools() {

@@ -30,6 +30,7 @@ type publisher struct {
 	pending map[api.Key]struct{}              // to be written, or deleted if not in pods
 	edit    func(*corev1.Node)                // makes the node's object say what is so; nil: not known yet
 	dirty   bool                              // the node's object has to be looked at
+	sweep   bool                              // the store's endpoints of this node have to be looked at
 }
 
 func newPublisher(s store.Store, node string, log *slog.Logger) *publisher {
@@ -98,6 +99,16 @@ func (p *publisher) gone(key api.Key) {
 	}
 }
 
+// everything has all that the node knows compared with the store.
+func (p *publisher) everything() {
+	p.update(func() {
+		p.dirty, p.sweep = true, true
+		for key := range p.pods {
+			p.pending[key] = struct{}{}
+		}
+	})
+}
+
 // publishNode sees to it that the node's object exists and that edit would not
 // change it.
 func (p *publisher) publishNode(edit func(*corev1.Node)) {
@@ -135,13 +146,21 @@ func (p *publisher) run(ctx context.Context) {
 // stays pending.
 func (p *publisher) flush(ctx context.Context) error {
 	p.mu.Lock()
-	edit, dirty := p.edit, p.dirty
+	edit, dirty, sweep := p.edit, p.dirty, p.sweep
 	keys := slices.Collect(maps.Keys(p.pending))
-	p.dirty = false
+	p.dirty, p.sweep = false, false
 	clear(p.pending)
 	p.mu.Unlock()
 
 	var errs []error
+	if sweep {
+		if err := p.findStale(ctx); err != nil {
+			errs = append(errs, err)
+			p.mu.Lock()
+			p.sweep = true
+			p.mu.Unlock()
+		}
+	}
 	if edit != nil && dirty {
 		if err := p.writeNode(ctx, edit); err != nil {
 			errs = append(errs, err)
@@ -159,6 +178,18 @@ func (p *publisher) flush(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// findStale makes pending what the store says of pods that are not, or no longer,
+// on this node.
+func (p *publisher) findStale(ctx context.Context) error {
+	list, err := p.store.List(ctx, api.WorkloadEndpointKind, "")
+	for _, obj := range list.Items {
+		if w := obj.(*api.WorkloadEndpoint); w.Spec.Node == p.node {
+			p.observe(w)
+		}
+	}
+	return err
 }
 
 func (p *publisher) writePod(ctx context.Context, key api.Key) error {
@@ -191,6 +222,21 @@ func (p *publisher) writePod(ctx context.Context, key api.Key) error {
 	next := want.DeepCopyObject().(*api.WorkloadEndpoint)
 	next.ResourceVersion = stored.ResourceVersion
 	_, err = p.store.Update(ctx, next)
+	return err
+}
+
+// ensureNode returns when the node's object is in the store.
+func (p *publisher) ensureNode(ctx context.Context) error {
+	p.mu.Lock()
+	edit := p.edit
+	p.mu.Unlock()
+	if edit == nil {
+		return nil
+	}
+	err := p.writeNode(ctx, edit)
+	if errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrConflict) {
+		return nil // it is there: somebody else has just written it
+	}
 	return err
 }
 

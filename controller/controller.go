@@ -191,7 +191,9 @@ func (r *reconciler) handlers() map[*api.Kind]store.Handler {
 	_, deletedNode := queued(api.NodeKind)
 	return map[*api.Kind]store.Handler{
 		api.NamespaceKind: {Put: putNamespace, Deleted: deletedNamespace},
-		api.NodeKind:      {Put: func(api.Object) {}, Deleted: deletedNode},
+		// A node that joined after a backup writes its object again when that is
+		// put back, and its blocks and endpoints are not to be cleared before.
+		api.NodeKind: {Put: func(api.Object) {}, Deleted: deletedNode, Patient: true},
 		api.ServiceKind: {
 			Put:     func(obj api.Object) { r.putService(obj.(*corev1.Service)) },
 			Deleted: r.deletedService,

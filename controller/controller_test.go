@@ -258,6 +258,26 @@ func TestDeletedNodeComesBack(t *testing.T) {
 	})
 }
 
+// TestNodeThatJoinedAfterABackup has a node publish its block a little before its
+// object, when the store was put back.
+func TestNodeThatJoinedAfterABackup(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.control(single)
+		backup := c.Backup()
+		c.create(node("node01"), block("b1", "node01"))
+		c.settle()
+		c.Restore(backup)
+		c.create(block("b1", "node01"))
+		time.Sleep(store.RestoreGrace / 2)
+		c.create(node("node01"))
+		c.settle()
+		time.Sleep(store.RestoreGrace)
+		if got := len(c.list(api.IPAMBlockKind)); got != 1 {
+			c.Error("the block of a node that published itself again was deleted")
+		}
+	})
+}
+
 func TestNodeDeletedWhileNobodyActed(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		odd := block("odd", "a/b")

@@ -100,7 +100,14 @@ type Allocator struct {
 	inQueue     map[netip.Addr]bool // freed
 	number      uint64              // of the address that was freed last
 	reconciled  bool
-	claimErr    map[int]error // of a family: how the last claim went
+	claimErr    map[int]error    // of a family: how the last claim went
+	heard       map[string]claim // by name of the block's object
+}
+
+// claim is a block and whose it is.
+type claim struct {
+	block netip.Prefix
+	node  string
 }
 
 // Open opens the journal at path, or makes one. A corrupt journal is moved
@@ -116,7 +123,7 @@ func Open(path, node string, o Options) (*Allocator, error) {
 		claimer: Claimer{Store: o.Store, Node: node}, ahead: o.Ahead, log: o.Log,
 		claiming: make(chan struct{}, 1), low: make(chan struct{}, 1),
 		allocations: map[ID]*Allocation{}, users: map[netip.Addr]ID{}, inQueue: map[netip.Addr]bool{},
-		claimErr: map[int]error{},
+		claimErr: map[int]error{}, heard: map[string]claim{},
 	}
 	c, err := readJournal(path)
 	switch {
@@ -217,6 +224,23 @@ func (a *Allocator) setPool(b *block) {
 		b.reserved = p.reservedIn(b.prefix)
 		return
 	}
+}
+
+// Heard notes what the store told of a block's object: which block it is, and
+// whose. The blocks of others are not claimed, even where the store does not know
+// them any more: one that was put back from a backup lacks what was claimed since,
+// until their nodes claim them again.
+func (a *Allocator) Heard(object string, block netip.Prefix, node string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.heard[object] = claim{block.Masked(), node}
+}
+
+// HeardGone notes that a block's object is gone.
+func (a *Allocator) HeardGone(object string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.heard, object)
 }
 
 // Allocate gives a pod interface its addresses, all or none. It asks the store
@@ -321,6 +345,20 @@ func (a *Allocator) List() []Allocation {
 		return strings.Compare(string(x.ID.key()), string(y.ID.key()))
 	})
 	return list
+}
+
+// Strays lists the allocations with an address that is in none of the node's
+// blocks.
+func (a *Allocator) Strays() []Allocation {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var strays []Allocation
+	for _, al := range a.allocations {
+		if slices.ContainsFunc(al.Addresses, func(addr netip.Addr) bool { return a.blockOf(addr) == nil }) {
+			strays = append(strays, *al)
+		}
+	}
+	return strays
 }
 
 // Block is one of the node's blocks, for people to look at.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -121,6 +122,7 @@ func (a *Allocator) claim(ctx context.Context, s shortage, stillMissing func() b
 	for _, b := range a.blocks {
 		have[b.prefix] = b.confirmed
 	}
+	heard := slices.Collect(maps.Values(a.heard))
 	a.mu.Unlock()
 	if !missing {
 		return nil
@@ -130,7 +132,7 @@ func (a *Allocator) claim(ctx context.Context, s shortage, stillMissing func() b
 	if prefix.IsValid() {
 		err = a.claimer.ClaimBlock(ctx, prefix)
 	} else {
-		prefix, err = a.claimer.Claim(ctx, pools, func(p netip.Prefix) bool { return have[p] })
+		prefix, err = a.claimer.Claim(ctx, pools, func(p netip.Prefix) bool { return have[p] }, heard)
 		a.mu.Lock()
 		a.claimErr[s.family] = err
 		a.mu.Unlock()

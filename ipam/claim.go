@@ -29,8 +29,9 @@ type Claimer struct {
 // Claim makes a free block of one of the pools the node's own and returns it.
 // have says which blocks the node knows to be its own; a block that is the
 // node's in the store and not known (it was claimed just before a crash) is
-// returned before a new one is claimed. ErrExhausted when no block is free.
-func (c Claimer) Claim(ctx context.Context, pools []Pool, have func(netip.Prefix) bool) (netip.Prefix, error) {
+// returned before a new one is claimed. heard are blocks that count as claimed
+// even if the store does not know them. ErrExhausted when no block is free.
+func (c Claimer) Claim(ctx context.Context, pools []Pool, have func(netip.Prefix) bool, heard []claim) (netip.Prefix, error) {
 	blocks, err := c.list(ctx)
 	if err != nil {
 		return netip.Prefix{}, err
@@ -40,6 +41,11 @@ func (c Claimer) Claim(ctx context.Context, pools []Pool, have func(netip.Prefix
 			if owner == c.Node && !have(block) && block.Bits() >= p.Prefix.Bits() && p.Prefix.Contains(block.Addr()) {
 				return block, nil
 			}
+		}
+	}
+	for _, h := range heard {
+		if _, known := blocks[h.block]; !known && h.node != c.Node {
+			blocks[h.block] = h.node
 		}
 	}
 	for _, p := range pools {

@@ -20,6 +20,12 @@ const (
 	followLastDelay  = 5 * time.Second
 )
 
+// RestoreGrace is how long a patient consumer stays as it is after the store was
+// put back from a backup: until every node has written again what came since, which
+// takes a moment, and the controllers, whose election may have to wait until a
+// lease that came back with the backup has run out, what they derive from that.
+const RestoreGrace = 20 * time.Second
+
 // Handler receives what happens to one kind. Its functions are called by one
 // goroutine, one after the other. Put and Deleted are needed, the others may be
 // nil.
@@ -31,6 +37,12 @@ type Handler struct {
 	Deleted func(api.Key)
 	// Synced is called once: all that the first list held has been delivered.
 	Synced func()
+	// Restored tells that the store was put back from a backup, before it is
+	// listed again.
+	Restored func()
+	// Patient has the consumer stay as it is for RestoreGrace then: what others
+	// know for themselves and write again is not missed meanwhile.
+	Patient bool
 	// Connected tells that the store answers again, or why it does not; only
 	// when that changes, and first of all as soon as it is known.
 	Connected func(bool, error)
@@ -56,6 +68,9 @@ func Follow(ctx context.Context, s Store, kind *api.Kind, h Handler) {
 			delay = followFirstDelay
 		} else {
 			f.report(err)
+		}
+		if errors.Is(err, ErrRestored) && !f.restored(ctx) {
+			return
 		}
 		if !Pause(ctx, s, delay/2+rand.N(delay/2)) {
 			return
@@ -123,6 +138,24 @@ func (f *follower) run(ctx context.Context) error {
 		return fmt.Errorf("%w: the watch of %s ended", ErrUnavailable, f.kind.Plural)
 	}
 	return err
+}
+
+// restored returns when the restored store is to be listed; false if ctx ended.
+func (f *follower) restored(ctx context.Context) bool {
+	if f.handler.Restored != nil {
+		f.handler.Restored()
+	}
+	if !f.handler.Patient {
+		return true
+	}
+	grace := time.NewTimer(RestoreGrace)
+	defer grace.Stop()
+	select {
+	case <-grace.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // report passes changes of connectivity on. A store that answers "list again"

@@ -135,6 +135,29 @@ func TestFollowRestored(t *testing.T) {
 	})
 }
 
+// TestFollowWaitsForWhatIsWrittenAgain has somebody who writes again what the
+// backup lacks, before the consumer lists.
+func TestFollowWaitsForWhatIsWrittenAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New()
+		put(t, s, "a", "1")
+		backup := s.Backup()
+		p := &tape{}
+		h := p.handler()
+		h.Patient, h.Restored = true, func() { put(t, s, "b", "1") }
+		go store.Follow(t.Context(), s, api.NodeKind, h)
+		put(t, s, "b", "1")
+		put(t, s, "c", "1")
+		synctest.Wait()
+		p.lines = nil
+		s.Restore(backup)
+		time.Sleep(store.RestoreGrace)
+		p.want(t)
+		time.Sleep(time.Second)
+		p.want(t, "deleted c", "put a 1", "put b 1")
+	})
+}
+
 func TestFollowUnreadable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memory.New()
