@@ -46,6 +46,7 @@ type Agent struct {
 	publisher *publisher
 	detaching detachments
 	running   context.Context // ends with Run; for what outlives a request
+	podMTU    atomic.Int64    // of a pod that is attached now; 0: not all intent was seen yet
 
 	blocksKnown atomic.Bool // the node's blocks were compared with the store
 
@@ -243,6 +244,7 @@ func (a *Agent) synced() bool { return len(a.unsynced) == 0 }
 func (a *Agent) apply() (writes int, done bool) {
 	start := time.Now()
 	p := a.planner.Flush()
+	a.podMTU.Store(int64(a.planner.PodMTU()))
 	errs := map[string]string{}
 	report := func(area string, writes int, err error) {
 		a.metrics.writes.WithLabelValues(area).Add(float64(writes))

@@ -37,7 +37,8 @@ type waiter struct {
 // kernel and its interface is up, or with everything undone.
 func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Attached, err error) {
 	defer func(start time.Time) { a.metrics.observe("ADD", start, err) }(time.Now())
-	if err := a.ready(ctx); err != nil {
+	mtu, err := a.newPodMTU()
+	if err != nil {
 		return cni.Attached{}, err
 	}
 	id := ipam.ID(att.ID)
@@ -46,10 +47,7 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	}
 	link := pod.Attachment{
 		NetNS: att.NetNS, PodInterface: att.IfName, ContainerID: att.ContainerID,
-		HostInterface: pod.HostInterfaceName(att.ContainerID, att.IfName),
-	}
-	if err := a.onLoop(ctx, func() { link.MTU = a.planner.PodMTU() }); err != nil {
-		return cni.Attached{}, err
+		HostInterface: pod.HostInterfaceName(att.ContainerID, att.IfName), MTU: mtu,
 	}
 	link.PodMAC, err = podMAC(att)
 	if err != nil {
@@ -62,7 +60,7 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	if err != nil {
 		return cni.Attached{}, err
 	}
-	extra, err := json.Marshal(journaled{Network: att.Network, NetNSID: netns, MAC: *link.PodMAC, MTU: link.MTU, Labels: att.Labels, Ports: att.Ports})
+	extra, err := json.Marshal(journaled{Network: att.Network, NetNSID: netns, MAC: link.PodMAC, MTU: link.MTU, Labels: att.Labels, Ports: att.Ports})
 	if err != nil {
 		return cni.Attached{}, err
 	}
@@ -81,7 +79,7 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 		link.Addresses = append(link.Addresses, netip.PrefixFrom(addr, addr.BitLen()))
 	}
 
-	if _, err := pod.Attach(link); err != nil {
+	if err := pod.Attach(link); err != nil {
 		return cni.Attached{}, errors.Join(err, a.releaseAddresses(id))
 	}
 	if err := a.program(ctx, localOf(allocation)); err != nil {
@@ -92,17 +90,14 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	return attached(link), nil
 }
 
-// ready waits for nothing: an agent that has not seen all policies can't let a
-// pod start, and the runtime tries again.
-func (a *Agent) ready(ctx context.Context) error {
-	var ready bool
-	if err := a.onLoop(ctx, func() { ready = a.synced() }); err != nil {
-		return err
+// newPodMTU waits for nothing: an agent that has not seen all policies can't let
+// a pod start, and the runtime tries again.
+func (a *Agent) newPodMTU() (int, error) {
+	mtu := a.podMTU.Load()
+	if mtu == 0 {
+		return 0, fmt.Errorf("%w: the agent is not yet in step with the store: see `twill status`", cni.ErrTryAgain)
 	}
-	if !ready {
-		return fmt.Errorf("%w: the agent is not yet in step with the store: see `twill status`", cni.ErrTryAgain)
-	}
-	return nil
+	return int(mtu), nil
 }
 
 // onLoop runs f on the loop and waits for it.
@@ -248,6 +243,7 @@ func (a *Agent) GC(ctx context.Context, network string, keep []cni.ID) (err erro
 }
 
 // Status implements cni.Attacher.
-func (a *Agent) Status(ctx context.Context) error {
-	return errors.Join(a.ready(ctx), a.ipam.Ready())
+func (a *Agent) Status(context.Context) error {
+	_, err := a.newPodMTU()
+	return errors.Join(err, a.ipam.Ready())
 }

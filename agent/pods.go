@@ -18,15 +18,14 @@ import (
 
 // podMAC is the address that the runtime asks for, or one made from the
 // container's id: locally administered and unicast.
-func podMAC(att cni.Attachment) (*plan.MAC, error) {
+func podMAC(att cni.Attachment) (plan.MAC, error) {
 	if att.MAC != "" {
-		m, err := plan.ParseMAC(att.MAC)
-		return &m, err
+		return plan.ParseMAC(att.MAC)
 	}
 	sum := sha256.Sum256([]byte(att.ContainerID + "/" + att.IfName))
 	m := plan.MAC(sum[:6])
 	m[0] = m[0]&^0x01 | 0x02
-	return &m, nil
+	return m, nil
 }
 
 // journalOf is what the journal keeps of a pod; nothing of one that was adopted

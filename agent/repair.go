@@ -73,13 +73,12 @@ func (a *Agent) reattach(al ipam.Allocation) error {
 	}
 	link := pod.Attachment{
 		NetNS: al.NetNS, PodInterface: al.IfName, HostInterface: al.HostInterface, ContainerID: al.ContainerID,
-		PodMAC: &j.MAC, MTU: j.MTU,
+		PodMAC: j.MAC, MTU: j.MTU,
 	}
 	for _, addr := range al.Addresses {
 		link.Addresses = append(link.Addresses, netip.PrefixFrom(addr, addr.BitLen()))
 	}
-	_, err = pod.Attach(link)
-	return err
+	return pod.Attach(link)
 }
 
 // namespaceID tells namespaces apart: a path below /proc may come to mean

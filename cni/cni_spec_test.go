@@ -27,8 +27,8 @@ func TestResultOfEachVersion(t *testing.T) {
 			socket := serve(t, &fakeAttacher{})
 			reply := call(t, socket, addRequest(version))
 			wantCode(t, reply, 0)
-			golden(t, "add-"+version+".json", reply.Result)
-			if _, err := create.Create(version, reply.Result); err != nil {
+			golden(t, "add-"+version+".json", reply.result)
+			if _, err := create.Create(version, reply.result); err != nil {
 				t.Errorf("the runtimes' library does not read it: %v", err)
 			}
 		})
@@ -53,9 +53,9 @@ func TestCommandsOfEachVersion(t *testing.T) {
 		for command, first := range map[string]int{client.Check: 1, client.GC: 3, client.Status: 3} {
 			req := as(addRequest(version, `"cni.dev/valid-attachments":[]`), command)
 			reply := call(t, socket, req)
-			refused := reply.Error != nil && reply.Error.Code == client.CodeIncompatibleVersion
+			refused := reply.failure != nil && reply.failure.Code == client.CodeIncompatibleVersion
 			if refused != (i < first) {
-				t.Errorf("%s in %s: %v", command, version, reply.Error)
+				t.Errorf("%s in %s: %v", command, version, reply.failure)
 			}
 		}
 	}
@@ -80,7 +80,7 @@ func TestAddAfterAnotherPlugin(t *testing.T) {
 		`"ips":[{"address":"127.0.0.1/8","interface":0}],"dns":{"nameservers":["10.1.0.10"]}}`
 	reply := call(t, socket, addRequest("1.0.0", prev))
 	wantCode(t, reply, 0)
-	golden(t, "add-chained.json", reply.Result)
+	golden(t, "add-chained.json", reply.result)
 	other := addRequest("1.0.0", `"prevResult":{"interfaces":[{"name":"eth0","sandbox":"/run/netns/blue"}]}`)
 	other.ContainerID = "other"
 	wantCode(t, call(t, socket, other), client.CodeInvalidConfig)
@@ -99,8 +99,8 @@ func TestDel(t *testing.T) {
 		req.NetNS, req.Args = "", "nonsense"
 		reply := call(t, socket, req)
 		wantCode(t, reply, 0)
-		if len(reply.Result) > 0 {
-			t.Errorf("DEL has a result: %s", reply.Result)
+		if len(reply.result) > 0 {
+			t.Errorf("DEL has a result: %s", reply.result)
 		}
 	}
 	if _, ok := f.get(podID); ok {
@@ -117,12 +117,12 @@ func TestCheck(t *testing.T) {
 	socket := serve(t, f)
 	for _, version := range client.Versions[1:] {
 		f.attached = nil
-		result := call(t, socket, addRequest(version)).Result
+		result := call(t, socket, addRequest(version)).result
 		check := as(addRequest(version, `"prevResult":`+string(result)), client.Check)
 		reply := call(t, socket, check)
 		wantCode(t, reply, 0)
-		if len(reply.Result) > 0 {
-			t.Errorf("CHECK has a result: %s", reply.Result)
+		if len(reply.result) > 0 {
+			t.Errorf("CHECK has a result: %s", reply.result)
 		}
 		want := podAttached
 		if version != "1.1.0" {
@@ -159,7 +159,7 @@ func TestGC(t *testing.T) {
 	other := addRequest("1.1.0")
 	other.Config = json.RawMessage(strings.Replace(string(other.Config), `"twill"`, `"other"`, 1))
 	wantCode(t, call(t, socket, other), 0)
-	gc := client.Request{Command: client.GC, Config: configOf("1.1.0", `"cni.dev/valid-attachments":[{"containerID":"b","ifname":"eth0","more":1}]`, `"cni.dev/attachments":[]`)}
+	gc := request{Command: client.GC, Config: configOf("1.1.0", `"cni.dev/valid-attachments":[{"containerID":"b","ifname":"eth0","more":1}]`, `"cni.dev/attachments":[]`)}
 	wantCode(t, call(t, socket, gc), 0)
 	if diff := cmp.Diff([]ID{{"b", "eth0"}}, f.kept); diff != "" || f.network != "twill" {
 		t.Errorf("network %q, keep (-want +got):\n%s", f.network, diff)
@@ -179,7 +179,7 @@ func TestGC(t *testing.T) {
 func TestStatus(t *testing.T) {
 	f := &fakeAttacher{}
 	socket := serve(t, f)
-	status := client.Request{Command: client.Status, Config: configOf("1.1.0")}
+	status := request{Command: client.Status, Config: configOf("1.1.0")}
 	wantCode(t, call(t, socket, status), 0)
 	f.fail = ipam.ErrExhausted
 	wantCode(t, call(t, socket, status), client.CodeNotAvailable)
@@ -193,31 +193,31 @@ func TestInvalidVariables(t *testing.T) {
 	socket := serve(t, &fakeAttacher{})
 	for _, c := range []struct {
 		variable string
-		change   func(*client.Request)
+		change   func(*request)
 	}{
-		{"CNI_COMMAND", func(r *client.Request) { r.Command = "add" }},
-		{"CNI_COMMAND", func(r *client.Request) { r.Command = "" }},
-		{"CNI_CONTAINERID", func(r *client.Request) { r.ContainerID = "" }},
-		{"CNI_CONTAINERID", func(r *client.Request) { r.ContainerID = "../x" }},
-		{"CNI_CONTAINERID", func(r *client.Request) { r.ContainerID = "a b" }},
-		{"CNI_CONTAINERID", func(r *client.Request) { r.ContainerID = strings.Repeat("a", 256) }},
-		{"CNI_IFNAME", func(r *client.Request) { r.IfName = "" }},
-		{"CNI_IFNAME", func(r *client.Request) { r.IfName = "a/b" }},
-		{"CNI_IFNAME", func(r *client.Request) { r.IfName = ".." }},
-		{"CNI_IFNAME", func(r *client.Request) { r.IfName = "sixteencharacter" }},
-		{"CNI_NETNS", func(r *client.Request) { r.NetNS = "" }},
-		{"CNI_ARGS", func(r *client.Request) { r.Args = "K8S_POD_NAME" }},
-		{"CNI_ARGS", func(r *client.Request) { r.Args = "COLOUR=red" }},
-		{"CNI_ARGS", func(r *client.Request) { r.Args = "K8S_POD_NAMESPACE=../etc;IgnoreUnknown=1" }},
-		{"CNI_ARGS", func(r *client.Request) { r.Args = "IP=ten" }},
-		{"CNI_ARGS", func(r *client.Request) { r.Args = "MAC=ff:ff:ff:ff:ff:ff" }},
+		{"CNI_COMMAND", func(r *request) { r.Command = "add" }},
+		{"CNI_COMMAND", func(r *request) { r.Command = "" }},
+		{"CNI_CONTAINERID", func(r *request) { r.ContainerID = "" }},
+		{"CNI_CONTAINERID", func(r *request) { r.ContainerID = "../x" }},
+		{"CNI_CONTAINERID", func(r *request) { r.ContainerID = "a b" }},
+		{"CNI_CONTAINERID", func(r *request) { r.ContainerID = strings.Repeat("a", 256) }},
+		{"CNI_IFNAME", func(r *request) { r.IfName = "" }},
+		{"CNI_IFNAME", func(r *request) { r.IfName = "a/b" }},
+		{"CNI_IFNAME", func(r *request) { r.IfName = ".." }},
+		{"CNI_IFNAME", func(r *request) { r.IfName = "sixteencharacter" }},
+		{"CNI_NETNS", func(r *request) { r.NetNS = "" }},
+		{"CNI_ARGS", func(r *request) { r.Args = "K8S_POD_NAME" }},
+		{"CNI_ARGS", func(r *request) { r.Args = "COLOUR=red" }},
+		{"CNI_ARGS", func(r *request) { r.Args = "K8S_POD_NAMESPACE=../etc;IgnoreUnknown=1" }},
+		{"CNI_ARGS", func(r *request) { r.Args = "IP=ten" }},
+		{"CNI_ARGS", func(r *request) { r.Args = "MAC=ff:ff:ff:ff:ff:ff" }},
 	} {
 		req := addRequest("1.0.0")
 		c.change(&req)
 		reply := call(t, socket, req)
 		wantCode(t, reply, client.CodeInvalidEnvironment)
-		if reply.Error != nil && !strings.Contains(reply.Error.Msg, c.variable) {
-			t.Errorf("%q does not name %s", reply.Error.Msg, c.variable)
+		if reply.failure != nil && !strings.Contains(reply.failure.Msg, c.variable) {
+			t.Errorf("%q does not name %s", reply.failure.Msg, c.variable)
 		}
 	}
 }
@@ -267,16 +267,16 @@ func TestFieldsOfTheConfiguration(t *testing.T) {
 		reply := call(t, socket, addRequest("1.0.0", c.field))
 		t.Log(c.field)
 		wantCode(t, reply, c.code)
-		if c.code == client.CodeUnsupportedField && reply.Error != nil {
+		if c.code == client.CodeUnsupportedField && reply.failure != nil {
 			for _, word := range strings.FieldsFunc(c.field, func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzRMP0123456789-.", r) }) {
-				if word != "runtimeConfig" && !strings.Contains(reply.Error.Msg, word) {
-					t.Errorf("message %q has no %q", reply.Error.Msg, word)
+				if word != "runtimeConfig" && !strings.Contains(reply.failure.Msg, word) {
+					t.Errorf("message %q has no %q", reply.failure.Msg, word)
 				}
 			}
 		}
 	}
-	wantCode(t, call(t, serve(t, &fakeAttacher{}), client.Request{Command: client.Status, Config: json.RawMessage(`{"cniVersion":"1.1.0"}`)}), client.CodeInvalidConfig)
-	wantCode(t, call(t, serve(t, &fakeAttacher{}), client.Request{Command: client.Status, Config: json.RawMessage(`[]`)}), client.CodeDecode)
+	wantCode(t, call(t, serve(t, &fakeAttacher{}), request{Command: client.Status, Config: json.RawMessage(`{"cniVersion":"1.1.0"}`)}), client.CodeInvalidConfig)
+	wantCode(t, call(t, serve(t, &fakeAttacher{}), request{Command: client.Status, Config: json.RawMessage(`[]`)}), client.CodeDecode)
 }
 
 // "11: Try again later. If the plugin detects some transient condition that
@@ -296,8 +296,8 @@ func TestErrorsOfTheAgent(t *testing.T) {
 			f.fail = fmt.Errorf("pod x: %w", err)
 			reply := call(t, socket, addRequest("0.4.0"))
 			wantCode(t, reply, code)
-			if reply.Error.CNIVersion != "0.4.0" {
-				t.Errorf("%v: cniVersion %q", err, reply.Error.CNIVersion)
+			if reply.failure.CNIVersion != "0.4.0" {
+				t.Errorf("%v: cniVersion %q", err, reply.failure.CNIVersion)
 			}
 		}
 	}

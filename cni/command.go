@@ -19,7 +19,7 @@ var since = map[string]string{
 }
 
 // answer does what a request asks for.
-func answer(ctx context.Context, req client.Request, a Attacher, locks *locks) client.Reply {
+func answer(ctx context.Context, req request, a Attacher) reply {
 	version := ""
 	result, err := func() (json.RawMessage, error) {
 		first, known := since[req.Command]
@@ -42,29 +42,23 @@ func answer(ctx context.Context, req client.Request, a Attacher, locks *locks) c
 		case client.Status:
 			return nil, a.Status(ctx)
 		}
-		return attachmentCommand(ctx, req, c, a, locks)
+		return attachmentCommand(ctx, req, c, a)
 	}()
 	if err != nil {
-		return client.Reply{Error: errorReply(req.Command, version, err)}
+		return reply{failure: errorReply(req.Command, version, err)}
 	}
-	return client.Reply{Result: result}
+	return reply{result: result}
 }
 
 // attachmentCommand does ADD, DEL and CHECK.
-func attachmentCommand(ctx context.Context, req client.Request, c *config, a Attacher, locks *locks) (json.RawMessage, error) {
-	id := ID{req.ContainerID, req.IfName}
-	if err := checkID(id); err != nil {
+func attachmentCommand(ctx context.Context, req request, c *config, a Attacher) (json.RawMessage, error) {
+	if err := checkID(req.id()); err != nil {
 		return nil, err
 	}
-	unlock, err := locks.lock(ctx, id.ContainerID)
-	if err != nil {
-		return nil, fmt.Errorf("%w: another command for the container is still under way", ErrTryAgain)
-	}
-	defer unlock()
 	if req.Command == client.Del {
 		// Nothing else is looked at: DEL has to work as long as we know what
 		// to delete.
-		return nil, a.Detach(ctx, id)
+		return nil, a.Detach(ctx, req.id())
 	}
 	at, err := newAttachment(req, c)
 	if err != nil {
@@ -88,7 +82,7 @@ func attachmentCommand(ctx context.Context, req client.Request, c *config, a Att
 }
 
 // newAttachment puts together what variables and configuration say.
-func newAttachment(req client.Request, c *config) (Attachment, error) {
+func newAttachment(req request, c *config) (Attachment, error) {
 	if req.NetNS == "" {
 		return Attachment{}, badVariable("CNI_NETNS", "", "it is the path of the pod's network namespace")
 	}
@@ -97,7 +91,7 @@ func newAttachment(req client.Request, c *config) (Attachment, error) {
 		return Attachment{}, err
 	}
 	at := Attachment{
-		ID: ID{req.ContainerID, req.IfName}, Network: c.name, NetNS: req.NetNS,
+		ID: req.id(), Network: c.name, NetNS: req.NetNS,
 		Namespace: args.namespace, Pod: args.pod, UID: args.uid,
 		Labels: c.labels, Ports: c.ports, Want: c.want, MAC: c.mac,
 	}

@@ -26,6 +26,7 @@ type fakeAttacher struct {
 	mu       sync.Mutex
 	attached map[ID]Attachment
 	checked  []Attached
+	detached int // how often Detach was called
 	network  string
 	kept     []ID
 	fail     error                           // what every method returns
@@ -68,6 +69,7 @@ func (f *fakeAttacher) Detach(_ context.Context, id ID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.attached, id)
+	f.detached++
 	return f.fail
 }
 
@@ -128,13 +130,33 @@ func serve(t testing.TB, a Attacher) string {
 }
 
 // call asks the server.
-func call(t testing.TB, socket string, req client.Request) client.Reply {
+func call(t testing.TB, socket string, req request) reply {
 	t.Helper()
-	reply, err := client.Call(socket, req)
+	answer, err := client.Call(socket, req.environment(), req.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return reply
+	return parseReply(t, answer)
+}
+
+// parseReply reads what a runtime would see.
+func parseReply(t testing.TB, answer client.Reply) (r reply) {
+	t.Helper()
+	if answer.Status == 0 {
+		return reply{result: answer.Output}
+	}
+	if err := json.Unmarshal(answer.Output, &r.failure); err != nil {
+		t.Fatalf("status %d: %v: %s", answer.Status, err, answer.Output)
+	}
+	return r
+}
+
+// environment is how the request gets to the client.
+func (r request) environment() []string {
+	return []string{
+		"CNI_COMMAND=" + r.Command, "CNI_CONTAINERID=" + r.ContainerID, "CNI_NETNS=" + r.NetNS,
+		"CNI_IFNAME=" + r.IfName, "CNI_ARGS=" + r.Args, "CNI_PATH=/opt/cni/bin",
+	}
 }
 
 func configOf(version string, more ...string) json.RawMessage {
@@ -145,8 +167,8 @@ func configOf(version string, more ...string) json.RawMessage {
 	return json.RawMessage(text + "}")
 }
 
-func addRequest(version string, more ...string) client.Request {
-	return client.Request{
+func addRequest(version string, more ...string) request {
+	return request{
 		Command: client.Add, ContainerID: "0123456789abcdef", NetNS: "/run/netns/blue", IfName: "eth0",
 		Config: configOf(version, more...),
 	}
@@ -154,20 +176,20 @@ func addRequest(version string, more ...string) client.Request {
 
 var podID = ID{"0123456789abcdef", "eth0"}
 
-func as(req client.Request, command string) client.Request {
+func as(req request, command string) request {
 	req.Command = command
 	return req
 }
 
-func wantCode(t testing.TB, reply client.Reply, code int) {
+func wantCode(t testing.TB, got reply, code int) {
 	t.Helper()
 	switch {
-	case code == 0 && reply.Error != nil:
-		t.Errorf("code %d: %v, want success", reply.Error.Code, reply.Error)
-	case code != 0 && reply.Error == nil:
+	case code == 0 && got.failure != nil:
+		t.Errorf("code %d: %v, want success", got.failure.Code, got.failure)
+	case code != 0 && got.failure == nil:
 		t.Errorf("success, want code %d", code)
-	case code != 0 && reply.Error.Code != code:
-		t.Errorf("code %d: %v, want code %d", reply.Error.Code, reply.Error, code)
+	case code != 0 && got.failure.Code != code:
+		t.Errorf("code %d: %v, want code %d", got.failure.Code, got.failure, code)
 	}
 }
 

@@ -2,7 +2,6 @@ package cni
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +18,7 @@ import (
 
 // How long things may take. The answer leaves before the client gives up.
 const (
-	answerTimeout = client.Timeout - 10*time.Second
+	answerTimeout = (client.Timeout - 10) * time.Second
 	readTimeout   = 5 * time.Second
 	writeTimeout  = 5 * time.Second
 )
@@ -114,48 +113,62 @@ func (s *server) handle(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	var req client.Request
-	var reply client.Reply
 	start := time.Now()
-	err := readRequest(conn, &req)
+	req, err := readRequest(conn)
 	if err != nil {
-		reply.Error = fail(client.CodeDecode, "can't decode the request", err.Error())
-	} else {
-		if req.Command != client.Del && req.Command != client.GC {
-			go cancelOnHangUp(conn, cancel)
-		}
-		reply = answer(ctx, req, s.attacher, s.locks)
-	}
-	s.report(req, reply, time.Since(start))
-	if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		s.reply(conn, req, reply{failure: fail(client.CodeDecode, "can't decode the request", err.Error())}, start)
+		drain(conn)
 		return
 	}
-	if err := json.NewEncoder(conn).Encode(reply); err != nil {
-		s.log.Warn("twill-cni did not wait for the answer", "command", req.Command, "container", req.ContainerID, "err", err)
+	if req.Command != client.Del && req.Command != client.GC {
+		go cancelOnHangUp(conn, cancel)
 	}
+	unlock, err := s.lock(ctx, req)
 	if err != nil {
-		drain(conn)
+		s.reply(conn, req, reply{failure: errorReply(req.Command, "", err)}, start)
+		return
+	}
+	defer unlock()
+	answer := answer(ctx, req, s.attacher)
+	err = s.reply(conn, req, answer, start)
+	if err == nil || req.Command != client.Add || answer.failure != nil {
+		return
+	}
+	// The runtime has killed the client, and takes for failed what is done. Its
+	// DEL may even have come first, if this request lay waiting meanwhile.
+	if err := s.attacher.Detach(context.WithoutCancel(ctx), req.id()); err != nil {
+		s.log.Error("undo ADD, whose answer nobody took", "container", req.ContainerID, "err", err)
 	}
 }
 
-func readRequest(conn net.Conn, req *client.Request) error {
-	if err := conn.SetReadDeadline(time.Now().Add(readTimeout)); err != nil {
-		return err
-	}
-	limited := &io.LimitedReader{R: conn, N: client.MaxMessage}
-	err := json.NewDecoder(limited).Decode(req)
-	if err != nil && limited.N == 0 {
-		return fmt.Errorf("it is larger than %d bytes", client.MaxMessage)
+// reply writes the answer, and what became of the request to the log.
+func (s *server) reply(conn net.Conn, req request, answer reply, start time.Time) error {
+	s.report(req, answer, time.Since(start))
+	err := conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err == nil {
+		_, err = conn.Write(answer.frame())
 	}
 	if err != nil {
-		return err
+		s.log.Warn("twill-cni did not wait for the answer", "command", req.Command, "container", req.ContainerID, "err", err)
 	}
-	return conn.SetReadDeadline(time.Time{})
+	return err
+}
+
+// lock keeps the commands of one container apart.
+func (s *server) lock(ctx context.Context, req request) (unlock func(), err error) {
+	if req.Command == client.GC || req.Command == client.Status {
+		return func() {}, nil
+	}
+	unlock, err = s.locks.lock(ctx, req.ContainerID)
+	if err != nil {
+		return nil, fmt.Errorf("%w: another command for the container is still under way", ErrTryAgain)
+	}
+	return unlock, nil
 }
 
 // cancelOnHangUp ends the work when the client is gone: the runtime has killed
-// it, and will not learn of a success. (What cleans up goes on.) A client sends nothing after its
-// request, so that reading only ends when it, or we, hang up.
+// it, and will not learn of a success. (What cleans up goes on.) A client sends
+// nothing after its request, so that reading only ends when it, or we, hang up.
 func cancelOnHangUp(conn net.Conn, cancel func()) {
 	_, _ = io.Copy(io.Discard, conn)
 	cancel()
@@ -170,15 +183,15 @@ func drain(conn net.Conn) {
 	}
 }
 
-func (s *server) report(req client.Request, reply client.Reply, took time.Duration) {
+func (s *server) report(req request, answer reply, took time.Duration) {
 	log := s.log.With("command", req.Command, "container", req.ContainerID, "ifname", req.IfName, "took", took)
 	switch {
-	case reply.Error != nil && req.Command != client.Status: // which is asked all the time
-		log.Warn("cni command failed", "code", reply.Error.Code, "err", reply.Error.Error())
+	case answer.failure != nil && req.Command != client.Status: // which is asked all the time
+		log.Warn("cni command failed", "code", answer.failure.Code, "err", answer.failure.Error())
 	case req.Command == client.Add || req.Command == client.Del:
 		log.Info("cni command done")
 	default:
-		log.Debug("cni command done", "ok", reply.Error == nil)
+		log.Debug("cni command done", "ok", answer.failure == nil)
 	}
 }
 

@@ -3,7 +3,7 @@ package cni
 import (
 	"bytes"
 	"context"
-	"encoding/json"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -86,7 +87,7 @@ func TestHangUpCancelsAdd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.NewEncoder(conn).Encode(addRequest("1.0.0")); err != nil {
+	if _, err := conn.Write(addRequest("1.0.0").frame()); err != nil {
 		t.Fatal(err)
 	}
 	<-begun
@@ -97,6 +98,36 @@ func TestHangUpCancelsAdd(t *testing.T) {
 	default:
 		t.Error("DEL did not wait for ADD")
 	}
+}
+
+// A success that nobody learns of is undone: the runtime's DEL may have come
+// before the ADD that it had killed, and found nothing.
+func TestAddThatNobodyWaitedFor(t *testing.T) {
+	gone := make(chan struct{})
+	f := &fakeAttacher{block: func(context.Context) error { <-gone; return nil }}
+	socket := serve(t, f)
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(addRequest("1.0.0").frame()); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	close(gone)
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		f.mu.Lock()
+		detached := f.detached
+		f.mu.Unlock()
+		if detached > 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it stays attached")
+		}
+		runtime.Gosched()
+	}
+	wantCode(t, call(t, socket, as(addRequest("1.0.0", `"prevResult":{"interfaces":[{"name":"eth0","sandbox":"n"}]}`), client.Check)), client.CodeUnknownContainer)
 }
 
 func TestLocks(t *testing.T) {
@@ -179,40 +210,51 @@ func raw(t testing.TB, socket string, request []byte) []byte {
 	return answer
 }
 
+// frame is the request as it goes over the wire.
+func (r request) frame() []byte {
+	text := strings.Join(r.environment(), "\x00") + "\x00\x00" + string(r.Config)
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...)
+}
+
+// unframe reads a reply off the wire.
+func unframe(t testing.TB, b []byte) reply {
+	t.Helper()
+	if len(b) < 5 || int(binary.BigEndian.Uint32(b)) != len(b)-4 {
+		t.Fatalf("not one frame: %q", b)
+	}
+	return parseReply(t, client.Reply{Status: b[4], Output: b[5:]})
+}
+
 func TestBadBytes(t *testing.T) {
 	socket := serve(t, &fakeAttacher{})
+	good := addRequest("1.0.0").frame()
 	for name, request := range map[string][]byte{
-		"nothing":   nil,
-		"text":      []byte("GET / HTTP/1.1\r\n\r\n"),
-		"cut off":   []byte(`{"command":"ADD"`),
-		"too large": []byte(`{"command":"` + strings.Repeat("x", 3*client.MaxMessage) + `"}`),
-		"deep":      bytes.Repeat([]byte("["), client.MaxMessage-1),
+		"nothing":      nil,
+		"text":         []byte("GET / HTTP/1.1\r\n\r\n"),
+		"cut off":      good[:len(good)-1],
+		"no variables": {0, 0, 0, 0},
+		"no end":       append([]byte{0, 0, 0, 14}, "CNI_COMMAND=DEL"...),
+		"too large":    append([]byte{0, 1 << 7, 0, 0}, make([]byte, 3*client.MaxMessage)...),
+		"deep":         append([]byte{0, 15, 0xff, 0xfe, 0}, bytes.Repeat([]byte("["), client.MaxMessage-3)...),
 	} {
-		var reply client.Reply
-		if err := json.Unmarshal(raw(t, socket, request), &reply); err != nil {
-			t.Errorf("%s: %v", name, err)
+		answer := unframe(t, raw(t, socket, request))
+		t.Log(name, answer.failure)
+		if name == "deep" { // a request, and a bad one
+			wantCode(t, answer, client.CodeInvalidEnvironment)
 			continue
 		}
-		t.Log(name, reply.Error)
-		wantCode(t, reply, client.CodeDecode)
+		wantCode(t, answer, client.CodeDecode)
 	}
 	wantCode(t, call(t, socket, addRequest("1.0.0")), 0)
 }
 
 func FuzzSocket(f *testing.F) {
-	good, err := json.Marshal(addRequest("1.0.0"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(good)
-	f.Add([]byte(`{"command":"GC","config":{"cniVersion":"1.1.0","name":"x","cni.dev/valid-attachments":null}}`))
-	f.Add([]byte(`{"command":"CHECK","containerID":"a","netns":"n","ifName":"eth0","config":{"cniVersion":"1.0.0","name":"x","prevResult":{"interfaces":[{"name":"eth0","sandbox":"n"}],"ips":[{"interface":0}]}}}`))
+	f.Add(addRequest("1.0.0").frame())
+	f.Add(as(addRequest("1.1.0", `"cni.dev/valid-attachments":null`), client.GC).frame())
+	f.Add(as(addRequest("1.0.0", `"prevResult":{"interfaces":[{"name":"eth0","sandbox":"n"}],"ips":[{"interface":0}]}`), client.Check).frame())
 	socket := serve(f, &fakeAttacher{})
 	f.Fuzz(func(t *testing.T, request []byte) {
-		var reply client.Reply
-		if err := json.Unmarshal(raw(t, socket, request), &reply); err != nil {
-			t.Error(err)
-		}
+		unframe(t, raw(t, socket, request))
 	})
 }
 

@@ -3,9 +3,9 @@
 package main
 
 import (
-	"os"
+	"syscall"
 
 	"github.com/twill-net/twill/cni/client"
 )
 
-func main() { os.Exit(client.Run(os.Getenv, os.Stdin, os.Stdout)) }
+func main() { syscall.Exit(client.Run()) }

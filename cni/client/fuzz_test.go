@@ -1,22 +1,19 @@
 package client
 
 import (
-	"bytes"
 	"encoding/json"
 	"net"
 	"path/filepath"
-	"strings"
 	"testing"
 )
 
-// FuzzReply is answered by somebody who is no agent: what comes out is one JSON
-// value and status 0, nothing and status 0, or the specification's error and
-// status 1.
+// FuzzReply is answered by somebody who is no agent: what comes out is what one
+// frame says, or an error.
 func FuzzReply(f *testing.F) {
-	f.Add([]byte(`{"result":{"cniVersion":"1.0.0","interfaces":[]}}`))
-	f.Add([]byte(`{"error":{"cniVersion":"1.0.0","code":11,"msg":"later"}}`))
-	f.Add([]byte(`{"error":{}}`))
-	f.Add([]byte(`{}`))
+	f.Add([]byte("\x00\x00\x00\x03\x00{}"))
+	f.Add([]byte("\x00\x00\x00\x01\x01"))
+	f.Add([]byte("\x00\x00\x00\x00"))
+	f.Add([]byte("\xff\xff\xff\xff{}"))
 	f.Add([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
 	f.Add([]byte{})
 	socket := filepath.Join(f.TempDir(), "s")
@@ -25,49 +22,23 @@ func FuzzReply(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { l.Close() })
-	f.Fuzz(func(t *testing.T, reply []byte) {
+	f.Fuzz(func(t *testing.T, answer []byte) {
 		go func() {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
 			defer conn.Close()
-			if json.NewDecoder(conn).Decode(&Request{}) == nil {
-				_, _ = conn.Write(reply)
+			if n, _ := conn.Read(make([]byte, 4096)); n > 0 {
+				_, _ = conn.Write(answer)
 			}
 		}()
-		env := func(name string) string { return map[string]string{"CNI_COMMAND": Add}[name] }
-		config := `{"cniVersion":"1.0.0","name":"twill","socket":"` + socket + `"}`
-		var out bytes.Buffer
-		code := Run(env, strings.NewReader(config), &out)
-		text := bytes.TrimSpace(out.Bytes())
-		var failure Error
-		switch {
-		case code == 0 && len(text) > 0 && !json.Valid(text):
-			t.Errorf("%q gives %q", reply, text)
-		case code == 1 && (json.Unmarshal(text, &failure) != nil || failure.Code == 0):
-			t.Errorf("%q gives the error %q", reply, text)
-		case code != 0 && code != 1:
-			t.Errorf("%q gives status %d", reply, code)
+		reply, err := Call(socket, []string{"CNI_COMMAND=ADD"}, []byte("{}"))
+		if err == nil && string(answer[4:5+len(reply.Output)]) != string(append([]byte{reply.Status}, reply.Output...)) {
+			t.Errorf("%q gives %d %q", answer, reply.Status, reply.Output)
 		}
-	})
-}
-
-// FuzzStdin reads what may come instead of a network configuration.
-func FuzzStdin(f *testing.F) {
-	f.Add("VERSION", []byte(`{"cniVersion":"1.1.0"}`))
-	f.Add("ADD", []byte(`{"cniVersion":"1.0.0","name":"twill"}`))
-	f.Add("", []byte(`[]`))
-	f.Fuzz(func(t *testing.T, command string, config []byte) {
-		var h header
-		if json.Unmarshal(config, &h) == nil && h.Socket != "" {
-			return // whatever answers there
-		}
-		env := func(name string) string { return map[string]string{"CNI_COMMAND": command}[name] }
-		var out bytes.Buffer
-		code := Run(env, bytes.NewReader(config), &out)
-		if code != 0 && code != 1 || !json.Valid(out.Bytes()) {
-			t.Errorf("%q, %q: status %d, %q", command, config, code, out.Bytes())
+		if err != nil && !json.Valid(failed(&Error{Code: CodeTryAgainLater, Msg: err.Error()}).Output) {
+			t.Errorf("%q gives an error that is no JSON: %v", answer, err)
 		}
 	})
 }

@@ -1,87 +1,111 @@
 package client
 
 import (
-	"encoding/json"
-	"fmt"
-	"io"
+	"strconv"
+	"syscall"
 )
 
-// Run does what the executable does: it reads the variables by env and the
-// configuration from stdin, writes the result or error to stdout and returns
-// the exit status.
-func Run(env func(string) string, stdin io.Reader, stdout io.Writer) int {
-	result, failure := run(env, stdin)
-	if failure != nil {
-		// Encoding a struct of strings and writing it can't be mended by
-		// anything if it fails; the status says that something is wrong.
-		text, _ := json.MarshalIndent(failure, "", "    ")
-		fmt.Fprintf(stdout, "%s\n", text)
+// Run does what the executable does: it reads the variables, and the
+// configuration from standard input, writes the result or error to standard
+// output and returns the exit status.
+func Run() int {
+	reply := answer()
+	// Nothing mends a failure to write; the status says that something is wrong.
+	if writeAll(1, reply.Output) != nil {
 		return 1
 	}
-	if len(result) > 0 {
-		if _, err := fmt.Fprintf(stdout, "%s\n", result); err != nil {
-			return 1
-		}
-	}
-	return 0
+	return int(reply.Status)
 }
 
-// header is what the client itself has to know of the configuration.
-type header struct {
-	CNIVersion string `json:"cniVersion"`
-	Socket     string `json:"socket"`
-}
-
-func run(env func(string) string, stdin io.Reader) (json.RawMessage, *Error) {
-	command := env("CNI_COMMAND")
+func answer() Reply {
+	command, _ := syscall.Getenv("CNI_COMMAND")
 	if command == "" {
-		return nil, &Error{Code: CodeInvalidEnvironment, Msg: "CNI_COMMAND is not set",
-			Details: "twill-cni is a CNI plugin: a container runtime starts it"}
+		return failed(&Error{Code: CodeInvalidEnvironment, Msg: "CNI_COMMAND is not set",
+			Details: "twill-cni is a CNI plugin: a container runtime starts it"})
 	}
-	config, err := io.ReadAll(io.LimitReader(stdin, MaxMessage/2+1))
-	if err != nil {
-		return nil, &Error{Code: CodeIO, Msg: "can't read the network configuration", Details: err.Error()}
+	config, failure := readConfig()
+	if failure != nil {
+		return failed(failure)
 	}
-	if len(config) > MaxMessage/2 {
-		return nil, &Error{Code: CodeInvalidConfig, Msg: "the network configuration is too large",
-			Details: fmt.Sprintf("more than %d bytes", MaxMessage/2)}
-	}
-	var h header
-	if err := json.Unmarshal(config, &h); err != nil {
-		return nil, &Error{Code: CodeDecode, Msg: "can't decode the network configuration", Details: err.Error()}
+	h, ok := parseHeader(config)
+	if !ok {
+		return failed(&Error{Code: CodeDecode, Msg: "can't decode the network configuration", Details: "it is not a JSON object"})
 	}
 	if command == Version {
-		return version(h.CNIVersion)
+		return version(h.cniVersion)
 	}
-	if h.Socket == "" {
-		h.Socket = DefaultSocket
+	if h.socket == "" {
+		h.socket = DefaultSocket
 	}
-	reply, err := Call(h.Socket, Request{
-		Command: command, ContainerID: env("CNI_CONTAINERID"), NetNS: env("CNI_NETNS"), IfName: env("CNI_IFNAME"),
-		Args: env("CNI_ARGS"), Path: env("CNI_PATH"), Config: config,
-	})
+	reply, err := Call(h.socket, variables(), config)
 	if err != nil {
 		code := CodeTryAgainLater
 		if command == Status {
 			code = CodeNotAvailable
 		}
-		return nil, &Error{CNIVersion: h.CNIVersion, Code: code, Msg: fmt.Sprintf(
-			"the twill agent on this node does not answer at %s: %v: see whether it runs (twill status)", h.Socket, err)}
+		return failed(&Error{CNIVersion: h.cniVersion, Code: code,
+			Msg: "the twill agent on this node does not answer at " + h.socket + ": " + err.Error() + ": see whether it runs (twill status)"})
 	}
-	return reply.Result, reply.Error
+	return reply
+}
+
+// variables are those that the specification speaks of.
+func variables() []string {
+	var out []string
+	for _, v := range syscall.Environ() {
+		if len(v) > 4 && v[:4] == "CNI_" {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+func readConfig() ([]byte, *Error) {
+	config := make([]byte, 0, 4096)
+	for {
+		if len(config) == cap(config) {
+			config = append(config, 0)[:len(config)]
+		}
+		n, err := syscall.Read(0, config[len(config):cap(config)])
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err != nil:
+			return nil, &Error{Code: CodeIO, Msg: "can't read the network configuration", Details: err.Error()}
+		case n == 0:
+			return config, nil
+		}
+		if config = config[:len(config)+n]; len(config) > MaxMessage/2 {
+			return nil, &Error{Code: CodeInvalidConfig, Msg: "the network configuration is too large",
+				Details: "more than " + strconv.Itoa(MaxMessage/2) + " bytes"}
+		}
+	}
+}
+
+// failed words an error that arose without the agent.
+func failed(e *Error) Reply {
+	text := "{\n"
+	if e.CNIVersion != "" {
+		text += `    "cniVersion": ` + quote(e.CNIVersion) + ",\n"
+	}
+	text += `    "code": ` + strconv.Itoa(e.Code) + ",\n" + `    "msg": ` + quote(e.Msg)
+	if e.Details != "" {
+		text += ",\n" + `    "details": ` + quote(e.Details)
+	}
+	return Reply{1, []byte(text + "\n}\n")}
 }
 
 // version answers VERSION, for which no agent is needed.
-func version(asked string) (json.RawMessage, *Error) {
+func version(asked string) Reply {
 	if asked == "" {
 		asked = Versions[len(Versions)-1]
 	}
-	text, err := json.Marshal(struct {
-		CNIVersion        string   `json:"cniVersion"`
-		SupportedVersions []string `json:"supportedVersions"`
-	}{asked, Versions})
-	if err != nil {
-		return nil, &Error{Code: CodeFailed, Msg: err.Error()}
+	text := `{"cniVersion":` + quote(asked) + `,"supportedVersions":[`
+	for i, v := range Versions {
+		if i > 0 {
+			text += ","
+		}
+		text += quote(v)
 	}
-	return text, nil
+	return Reply{0, []byte(text + "]}\n")}
 }

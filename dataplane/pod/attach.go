@@ -10,128 +10,145 @@ import (
 
 	"github.com/twill-net/twill/plan"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
 // loopback is the index of lo in every network namespace (LOOPBACK_IFINDEX).
 const loopback = 1
 
-// Attach gives a pod its interface and returns the Ethernet address of the
-// pod's end: a.PodMAC, or one that the kernel chose. The host end is made in
-// the network namespace of the calling thread and is left down. After an error
-// there is no interface.
-func Attach(a Attachment) (podMAC plan.MAC, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("attach pod: %w", err)
-		}
-	}()
-	if err := a.validate(); err != nil {
-		return plan.MAC{}, err
-	}
-	ns, err := openNS(a.NetNS)
-	if err != nil {
-		return plan.MAC{}, err
-	}
-	defer ns.close()
-	if own, err := ns.isOwn(); err != nil {
-		return plan.MAC{}, fmt.Errorf("compare the pod's network namespace with the node's: %w", err)
-	} else if own {
-		return plan.MAC{}, fmt.Errorf("%s is the node's own network namespace: a pod on the host's network is not attached", a.NetNS)
-	}
-	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return plan.MAC{}, fmt.Errorf("open a netlink socket: %w", err)
-	}
-	defer host.Close()
-
-	veth, err := create(host, ns, a)
-	if err != nil {
-		return plan.MAC{}, err
-	}
-	podMAC, err = setUp(ns, a)
+// Attach gives a pod its interface. The host end is made in the network
+// namespace of the calling thread and is left down. After an error there is no
+// interface.
+func Attach(a Attachment) error {
+	err := a.validate()
 	if err == nil {
-		err = describe(host, veth, a)
-	}
-	if err == nil {
-		err = awaitIPv6(ns, a)
+		err = attach(a)
 	}
 	if err != nil {
-		// With one end goes the other and all that was set up on it.
-		if undo := host.LinkDel(veth); undo != nil {
-			err = errors.Join(err, fmt.Errorf("delete %s again: %w", a.HostInterface, undo))
-		}
-		return plan.MAC{}, err
-	}
-	return podMAC, nil
-}
-
-// create makes both ends in one request, the pod's end in the pod at once, so
-// that it never shows up on the host, where udev would rename it.
-func create(host *netlink.Handle, ns *podNS, a Attachment) (*netlink.Veth, error) {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr = a.HostInterface, a.MTU, gatewayMAC()
-	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerNamespace = a.PodInterface, netlink.NsFd(ns.file.Fd())
-	if a.PodMAC != nil {
-		veth.PeerHardwareAddr = a.PodMAC[:]
-	}
-	err := host.LinkAdd(veth)
-	if errors.Is(err, unix.EEXIST) {
-		if _, inPod := ns.handle.LinkByName(a.PodInterface); inPod == nil {
-			return nil, fmt.Errorf("the pod has an interface %s already", a.PodInterface)
-		}
-		return nil, fmt.Errorf("host interface %s exists already: the pod is attached, or its last detachment is not finished", a.HostInterface)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("create veth pair %s, %s: %w", a.HostInterface, a.PodInterface, err)
-	}
-	return veth, nil
-}
-
-// describe notes on the host end whose it is. The kernel ignores an alias in
-// the request that creates a device.
-func describe(host *netlink.Handle, veth *netlink.Veth, a Attachment) error {
-	if err := host.LinkSetAlias(veth, a.alias()); err != nil {
-		return fmt.Errorf("note the pod on %s: %w", a.HostInterface, err)
+		return fmt.Errorf("attach pod: %w", err)
 	}
 	return nil
 }
 
-// setUp makes the pod's side complete.
-func setUp(ns *podNS, a Attachment) (mac plan.MAC, err error) {
-	link, err := ns.handle.LinkByName(a.PodInterface)
+func attach(a Attachment) error {
+	ns, err := openNS(a.NetNS)
 	if err != nil {
-		return mac, fmt.Errorf("find %s in the pod: %w", a.PodInterface, err)
+		return err
 	}
-	if mac, err = macOf(link); err != nil {
-		return mac, err
+	defer ns.close()
+	if own, err := ns.isOwn(); err != nil {
+		return fmt.Errorf("compare the pod's network namespace with the node's: %w", err)
+	} else if own {
+		return fmt.Errorf("%s is the node's own network namespace: a pod on the host's network is not attached", a.NetNS)
 	}
+	host, err := openSocket()
+	if err != nil {
+		return err
+	}
+	defer host.close()
+	// A socket stays in the namespace where it was opened, so that all can be
+	// done in one go on a thread in the pod.
+	return ns.do(func() error {
+		inPod, err := openSocket()
+		if err != nil {
+			return err
+		}
+		defer inPod.close()
+		if err := create(host, inPod, ns, a); err != nil {
+			return err
+		}
+		err = describe(host, a)
+		if err == nil {
+			err = setUp(inPod, a)
+		}
+		if err == nil {
+			err = awaitIPv6(inPod, a)
+		}
+		if err != nil {
+			// With one end goes the other and all that was set up on it.
+			_, undo := host.do(deleteLink(a.HostInterface))
+			return errors.Join(err, undo)
+		}
+		return nil
+	})
+}
+
+// create makes both ends in one request, the pod's end in the pod at once, so
+// that it never shows up on the host, where udev would rename it.
+func create(host, inPod *socket, ns podNS, a Attachment) error {
+	peer := nl.NewRtAttr(nl.VETH_INFO_PEER, nl.NewIfInfomsg(unix.AF_UNSPEC).Serialize())
+	for _, attribute := range end(a.PodInterface, a.MTU, a.PodMAC[:]) {
+		peer.AddChild(attribute)
+	}
+	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns.file.Fd())))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(plan.LinkVeth))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddChild(peer)
+
+	r := newRequest(fmt.Sprintf("create veth pair %s, %s", a.HostInterface, a.PodInterface),
+		unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC))
+	for _, attribute := range end(a.HostInterface, a.MTU, gatewayMAC()) {
+		r.AddData(attribute)
+	}
+	r.AddData(info)
+	_, err := host.do(r)
+	if errors.Is(err, unix.EEXIST) {
+		if _, err := inPod.do(getLink(a.PodInterface)); err == nil {
+			return fmt.Errorf("the pod has an interface %s already", a.PodInterface)
+		}
+		return fmt.Errorf("host interface %s exists already: the pod is attached, or its last detachment is not finished", a.HostInterface)
+	}
+	return err
+}
+
+// end describes an end of a pair.
+func end(name string, mtu int, mac []byte) []*nl.RtAttr {
+	return []*nl.RtAttr{
+		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)),
+		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))),
+		nl.NewRtAttr(unix.IFLA_ADDRESS, mac),
+		// A pair uses one queue unless asked for more. Left to itself the kernel
+		// makes one for each processor, and then takes the others back.
+		nl.NewRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(1)),
+		nl.NewRtAttr(unix.IFLA_NUM_RX_QUEUES, nl.Uint32Attr(1)),
+	}
+}
+
+// describe notes on the host end whose it is. The kernel ignores an alias in
+// the request that creates a device.
+func describe(host *socket, a Attachment) error {
+	_, err := host.do(newRequest("note the pod on "+a.HostInterface, unix.RTM_SETLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC),
+		named(a.HostInterface), nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(a.alias()))))
+	return err
+}
+
+// setUp makes the pod's side complete.
+func setUp(inPod *socket, a Attachment) error {
 	families := a.families()
-	if err := ns.setIPv6(a.PodInterface, families[len(families)-1].Is6()); err != nil {
-		return mac, err
+	if err := setIPv6(a.PodInterface, families[len(families)-1].Is6()); err != nil {
+		return err
 	}
-	if err := ns.handle.LinkSetUp(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: loopback}}); err != nil {
-		return mac, fmt.Errorf("bring lo up in the pod: %w", err)
+	link, err := inPod.do(getLink(a.PodInterface))
+	if err != nil {
+		return err
 	}
-	if err := ns.handle.LinkSetUp(link); err != nil {
-		return mac, fmt.Errorf("bring %s up in the pod: %w", a.PodInterface, err)
-	}
+	index := int(nl.DeserializeIfInfomsg(link).Index)
+	requests := []request{raise("lo", loopback), raise(a.PodInterface, index)}
 	for _, p := range a.Addresses {
-		addr := &netlink.Addr{IPNet: ipNet(p), LinkIndex: link.Attrs().Index}
-		if p.Addr().Is6() {
-			addr.Flags = unix.IFA_F_NODAD // IPAM vouches for it; detection would take a second
-		}
-		if err := ns.handle.AddrAdd(nil, addr); err != nil {
-			return mac, fmt.Errorf("add address %s in the pod: %w", p.Addr(), err)
-		}
+		requests = append(requests, addAddress(p, index))
 	}
 	for _, next := range families {
-		if err := setUpFamily(ns, link.Attrs().Index, next); err != nil {
-			return mac, err
+		requests = append(requests, addNeighbour(next, index))
+		for _, r := range podRoutes(index, next) {
+			requests = append(requests, addRoute(r))
 		}
 	}
-	return mac, nil
+	_, err = inPod.do(requests...)
+	if errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("the pod has it already: %w", err)
+	}
+	return err
 }
 
 // readyWithin bounds awaitIPv6: the kernel needs some 100 µs, or as long as
@@ -141,45 +158,19 @@ const readyWithin = 5 * time.Second
 // awaitIPv6 returns when the pod's IPv6 addresses take packets. Even without
 // duplicate address detection the kernel makes their local routes in the
 // background, and until then it drops what is sent to them.
-func awaitIPv6(ns *podNS, a Attachment) error {
+func awaitIPv6(inPod *socket, a Attachment) error {
 	for _, p := range a.Addresses {
 		if p.Addr().Is4() {
 			continue
 		}
 		for deadline := time.Now().Add(readyWithin); ; time.Sleep(50 * time.Microsecond) {
-			routes, err := ns.handle.RouteGet(p.Addr().AsSlice())
-			if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			route, err := inPod.do(getRoute(p.Addr()))
+			if err == nil && nl.DeserializeRtMsg(route).Type == unix.RTN_LOCAL {
 				break
 			}
 			if time.Now().After(deadline) {
 				return fmt.Errorf("address %s is not ready after %s: is the kernel's RTNL lock held by something slow?", p.Addr(), readyWithin)
 			}
-		}
-	}
-	return nil
-}
-
-func macOf(link netlink.Link) (mac plan.MAC, err error) {
-	hw := link.Attrs().HardwareAddr
-	if len(hw) != len(mac) {
-		return mac, fmt.Errorf("interface %s has no Ethernet address", link.Attrs().Name)
-	}
-	return plan.MAC(hw), nil
-}
-
-// setUpFamily makes the next hop of one family known, and the default route
-// through it.
-func setUpFamily(ns *podNS, index int, next netip.Addr) error {
-	neighbour := &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: next.AsSlice(), HardwareAddr: gatewayMAC()}
-	if err := ns.handle.NeighSet(neighbour); err != nil {
-		return fmt.Errorf("add neighbour %s in the pod: %w", next, err)
-	}
-	for _, r := range podRoutes(index, next) {
-		if err := ns.handle.RouteAdd(r); err != nil {
-			if errors.Is(err, unix.EEXIST) {
-				return fmt.Errorf("the pod has a route to %s already", r.Dst)
-			}
-			return fmt.Errorf("add route %s in the pod: %w", r.Dst, err)
 		}
 	}
 	return nil
@@ -218,18 +209,13 @@ func Detach(hostInterface string) error {
 	if !strings.HasPrefix(hostInterface, plan.VethPrefix) {
 		return fmt.Errorf("detach pod: %q is not a pod's host interface, whose name starts with %s", hostInterface, plan.VethPrefix)
 	}
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	host, err := openSocket()
 	if err != nil {
-		return fmt.Errorf("detach pod: open a netlink socket: %w", err)
+		return fmt.Errorf("detach pod: %w", err)
 	}
-	defer h.Close()
-	link, err := h.LinkByName(hostInterface)
-	if err == nil {
-		err = h.LinkDel(link)
+	defer host.close()
+	if _, err := host.do(deleteLink(hostInterface)); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("detach pod: %w", err)
 	}
-	var notFound netlink.LinkNotFoundError
-	if err == nil || errors.As(err, &notFound) || errors.Is(err, unix.ENODEV) {
-		return nil
-	}
-	return fmt.Errorf("detach pod: delete %s: %w", hostInterface, err)
+	return nil
 }

@@ -23,22 +23,19 @@ var (
 func path(ns *testnet.NS) string { return fmt.Sprintf("/proc/self/fd/%d", ns.FD()) }
 
 func attachment(ns *testnet.NS, addrs ...netip.Prefix) pod.Attachment {
-	mac := plan.MAC{2, 0, 0, 0, 0, 5}
 	return pod.Attachment{
 		NetNS: path(ns), PodInterface: "eth0", ContainerID: "c0ffee", HostInterface: pod.HostInterfaceName("c0ffee", "eth0"),
-		PodMAC: &mac, Addresses: addrs, MTU: 1450,
+		PodMAC: plan.MAC{2, 0, 0, 0, 0, 5}, Addresses: addrs, MTU: 1450,
 	}
 }
 
-func attach(t testing.TB, host *testnet.NS, a pod.Attachment) (mac plan.MAC) {
+func attach(t testing.TB, host *testnet.NS, a pod.Attachment) {
 	t.Helper()
 	host.Do(func() {
-		var err error
-		if mac, err = pod.Attach(a); err != nil {
+		if err := pod.Attach(a); err != nil {
 			t.Fatal(err)
 		}
 	})
-	return mac
 }
 
 func detach(t testing.TB, host *testnet.NS, name string) {
@@ -68,9 +65,7 @@ func TestAttachFamilies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			host, inPod := testnet.New(t), testnet.New(t)
 			a := attachment(inPod, addrs...)
-			if mac := attach(t, host, a); mac != *a.PodMAC {
-				t.Errorf("MAC is %s, want %s", mac, a.PodMAC)
-			}
+			attach(t, host, a)
 			l, err := host.Netlink().LinkByName(a.HostInterface)
 			if err != nil {
 				t.Fatal(err)
@@ -105,20 +100,6 @@ func TestAttachFamilies(t *testing.T) {
 	}
 }
 
-func TestAttachLetsTheKernelChooseTheMAC(t *testing.T) {
-	host, inPod := testnet.New(t), testnet.New(t)
-	a := attachment(inPod, four)
-	a.PodMAC = nil
-	mac := attach(t, host, a)
-	l, err := inPod.Netlink().LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := l.Attrs().HardwareAddr.String(); got != mac.String() {
-		t.Errorf("MAC is %s, the kernel has %s", mac, got)
-	}
-}
-
 func TestAttachWhereIPv6WasDisabled(t *testing.T) {
 	host, inPod := testnet.New(t), testnet.New(t)
 	inPod.Sysctl(t, "ipv6/conf/all/disable_ipv6", "1")
@@ -146,6 +127,7 @@ func TestAttachRefuses(t *testing.T) {
 	}{
 		"attached already":       {func(a *pod.Attachment) { a.PodInterface = "eth1" }, "exists already"},
 		"interface in pod":       {func(a *pod.Attachment) { a.HostInterface = "tw-other" }, "the pod has an interface eth0 already"},
+		"no Ethernet address":    {func(a *pod.Attachment) { a.PodMAC = plan.MAC{} }, "an Ethernet address"},
 		"no address":             {func(a *pod.Attachment) { a.Addresses = nil }, "at least one address"},
 		"a network":              {func(a *pod.Attachment) { a.Addresses = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")} }, "want a /32 or /128"},
 		"zero address":           {func(a *pod.Attachment) { a.Addresses = []netip.Prefix{{}} }, "want a /32 or /128"},
@@ -163,7 +145,7 @@ func TestAttachRefuses(t *testing.T) {
 			a := attachment(inPod, four)
 			test.change(&a)
 			host.Do(func() {
-				if _, err := pod.Attach(a); err == nil || !strings.Contains(err.Error(), test.want) {
+				if err := pod.Attach(a); err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("error %v, want %q", err, test.want)
 				}
 			})
@@ -184,7 +166,7 @@ func TestAttachUndoesItsWork(t *testing.T) {
 	inPod.Route(t, "0.0.0.0/0", "192.0.2.2") // in the way of ours
 	a := attachment(inPod, four)
 	host.Do(func() {
-		if _, err := pod.Attach(a); err == nil || !strings.Contains(err.Error(), "has a route to 0.0.0.0/0 already") {
+		if err := pod.Attach(a); err == nil || !strings.Contains(err.Error(), "the pod has it already: add route 0.0.0.0/0") {
 			t.Errorf("error %v", err)
 		}
 	})

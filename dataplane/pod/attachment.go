@@ -19,7 +19,7 @@ type Attachment struct {
 	PodInterface  string // its name in the pod, such as "eth0"
 	HostInterface string // see HostInterfaceName
 	ContainerID   string // kept with the host end, for List
-	PodMAC        *plan.MAC
+	PodMAC        plan.MAC
 	Addresses     []netip.Prefix // single addresses: /32 or /128
 	MTU           int            // bytes
 }
@@ -42,6 +42,8 @@ func (a Attachment) validate() error {
 		return fmt.Errorf("interface name %q: want 1 to %d bytes without slash, colon and space", a.PodInterface, unix.IFNAMSIZ-1)
 	case strings.ContainsAny(a.ContainerID, "/ \t\n"):
 		return fmt.Errorf("container id %q: slash and space are not allowed", a.ContainerID)
+	case a.PodMAC == plan.MAC{}:
+		return errors.New("a pod needs an Ethernet address")
 	case len(a.Addresses) == 0:
 		return errors.New("a pod needs at least one address")
 	case a.MTU < 68 || a.MTU > 65535:

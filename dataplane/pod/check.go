@@ -12,7 +12,7 @@ import (
 )
 
 // Check says what of an attachment is missing or wrong; nil if nothing is. Each
-// joined error is one finding. A zero MTU and a nil PodMAC are not compared.
+// joined error is one finding. A zero MTU and a zero PodMAC are not compared.
 func Check(a Attachment) error {
 	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -24,10 +24,15 @@ func Check(a Attachment) error {
 		return err
 	}
 	defer ns.close()
+	inPod, err := ns.handle()
+	if err != nil {
+		return err
+	}
+	defer inPod.Close()
 
 	c := &check{Attachment: a}
 	hostLink := c.find(host, a.HostInterface, "on the host")
-	podLink := c.find(ns.handle, a.PodInterface, "in the pod")
+	podLink := c.find(inPod, a.PodInterface, "in the pod")
 	if hostLink != nil {
 		c.link(hostLink, "host interface "+a.HostInterface)
 		if mac := hostLink.Attrs().HardwareAddr.String(); mac != plan.PodGatewayMAC {
@@ -36,10 +41,10 @@ func Check(a Attachment) error {
 	}
 	if podLink != nil {
 		c.link(podLink, "interface "+a.PodInterface+" in the pod")
-		if mac, err := macOf(podLink); a.PodMAC != nil && (err != nil || mac != *a.PodMAC) {
+		if mac := podLink.Attrs().HardwareAddr.String(); a.PodMAC != (plan.MAC{}) && mac != a.PodMAC.String() {
 			c.add("interface %s in the pod has the Ethernet address %s, not %s", a.PodInterface, mac, a.PodMAC)
 		}
-		c.inPod(ns.handle, podLink)
+		c.inPod(inPod, podLink)
 	}
 	if hostLink != nil && podLink != nil && hostLink.Attrs().ParentIndex != podLink.Attrs().Index {
 		c.add("%s and the pod's %s are not the two ends of one pair", a.HostInterface, a.PodInterface)

@@ -118,12 +118,11 @@ func (n *node) attach() {
 	n.pod = testnet.New(n.t)
 	n.veth = pod.HostInterfaceName(fmt.Sprint("pod", n.number), "eth0")
 	v4, v6 := n.podAddr(false), n.podAddr(true)
-	var mac plan.MAC
+	mac := plan.MAC{2, 0, 0, 0, 1, byte(n.number)}
 	n.ns.Do(func() {
-		var err error
-		mac, err = pod.Attach(pod.Attachment{
+		err := pod.Attach(pod.Attachment{
 			NetNS: fmt.Sprintf("/proc/self/fd/%d", n.pod.FD()), PodInterface: "eth0", ContainerID: fmt.Sprint("pod", n.number),
-			HostInterface: n.veth, Addresses: []netip.Prefix{netip.PrefixFrom(v4, 32), netip.PrefixFrom(v6, 128)}, MTU: 1450,
+			HostInterface: n.veth, PodMAC: mac, Addresses: []netip.Prefix{netip.PrefixFrom(v4, 32), netip.PrefixFrom(v6, 128)}, MTU: 1450,
 		})
 		if err != nil {
 			n.t.Fatal(err)

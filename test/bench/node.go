@@ -55,10 +55,10 @@ func (n *node) join(addr netip.Addr) error {
 func (n *node) attach(ns *namespace, l plan.Local) error {
 	a := pod.Attachment{
 		NetNS: ns.path(), PodInterface: "eth0", HostInterface: l.HostInterface, ContainerID: l.ContainerID,
-		PodMAC: &l.MAC, Addresses: []netip.Prefix{netip.PrefixFrom(l.Addrs[0], 32)}, MTU: n.planner.PodMTU(),
+		PodMAC: l.MAC, Addresses: []netip.Prefix{netip.PrefixFrom(l.Addrs[0], 32)}, MTU: n.planner.PodMTU(),
 	}
 	n.planner.SetLocal(l)
-	return n.Do(func() error { _, err := pod.Attach(a); return err })
+	return n.Do(func() error { return pod.Attach(a) })
 }
 
 // apply makes the plan true, rules before links.
