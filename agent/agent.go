@@ -47,7 +47,8 @@ type Agent struct {
 	detaching detachments
 	running   context.Context // ends with Run; for what outlives a request
 
-	blocksKnown atomic.Bool // the node's blocks were compared with the store
+	blocksKnown   atomic.Bool // the node's blocks were compared with the store
+	tryingJournal atomic.Bool
 
 	// The rest belongs to the loop.
 	work     chan func()
