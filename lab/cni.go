@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twill-net/twill/cni/client"
 	"github.com/twill-net/twill/lab/space"
 )
 
@@ -156,11 +157,17 @@ func (a *attachment) call(node *space.Space, command string) ([]byte, error) {
 	return callCNI(node, command, a.environment(command), config)
 }
 
-// cniStatus asks whether pods can be attached to a node.
+// cniStatus asks whether pods can be attached to a node. It asks the agent itself:
+// while one starts it is asked all the time, and a process for each question would
+// take the agent's processor.
 func cniStatus(node *space.Space) error {
-	config := fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"twill","type":%q}`, cniExecutable)
-	env := []string{"PATH=" + searchPath, "CNI_COMMAND=STATUS", "CNI_PATH=" + cniBinDir}
-	_, err := callCNI(node, "STATUS", env, config)
+	reply, err := client.Call(filepath.Join(node.Task(), "root", client.DefaultSocket), client.Request{
+		Command: client.Status, Path: cniBinDir,
+		Config: fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"twill","type":%q}`, cniExecutable),
+	})
+	if err == nil && reply.Error != nil {
+		err = reply.Error
+	}
 	return err
 }
 
