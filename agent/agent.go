@@ -48,7 +48,8 @@ type Agent struct {
 	running   context.Context // ends with Run; for what outlives a request
 	podMTU    atomic.Int64    // of a pod that is attached now; 0: not all intent was seen yet
 
-	blocksKnown atomic.Bool // the node's blocks were compared with the store
+	blocksKnown   atomic.Bool // the node's blocks were compared with the store
+	tryingJournal atomic.Bool
 
 	// The rest belongs to the loop.
 	work     chan func()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"time"
 
@@ -69,6 +70,7 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 		Want: att.Want, Extra: extra,
 	})
 	a.reportPool(err)
+	a.reportJournal(err)
 	if err != nil {
 		if errors.Is(err, ipam.ErrExists) {
 			return cni.Attached{}, fmt.Errorf("%w: %w", cni.ErrAttached, err)
@@ -79,12 +81,15 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 		link.Addresses = append(link.Addresses, netip.PrefixFrom(addr, addr.BitLen()))
 	}
 
-	if err := pod.Attach(link); err != nil {
-		return cni.Attached{}, errors.Join(err, a.releaseAddresses(id))
+	err = pod.Attach(link)
+	if err == nil {
+		err = a.program(ctx, localOf(allocation))
 	}
-	if err := a.program(ctx, localOf(allocation)); err != nil {
+	if err != nil {
 		a.detaching.start(id, func() { a.undo(id, link.HostInterface) })
-		return cni.Attached{}, errors.Join(err, a.detaching.wait(a.running, id))
+		ctx, cancel := context.WithTimeout(a.running, undoPatience)
+		defer cancel()
+		return cni.Attached{}, errors.Join(err, a.detaching.wait(ctx, id))
 	}
 	a.publisher.attached(endpointOf(a.config.NodeName, allocation))
 	return attached(link), nil
@@ -169,6 +174,22 @@ func (a *Agent) reportPool(err error) {
 	}
 }
 
+// reportJournal tells that the journal can't be written until it can.
+func (a *Agent) reportJournal(err error) {
+	if !errors.Is(err, ipam.ErrJournal) {
+		return
+	}
+	a.health.Set(health.JournalWriteFailed, "", err.Error())
+	if !a.tryingJournal.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer a.tryingJournal.Store(false)
+		a.insist(a.log, "write the journal", a.ipam.TryJournal)
+		a.health.Clear(health.JournalWriteFailed, "")
+	}()
+}
+
 // Detach implements cni.Attacher. The caller does not wait for the kernel, which
 // takes long to delete a pair of devices (RCU); the addresses stay taken until
 // that is done.
@@ -188,26 +209,48 @@ func (a *Agent) Detach(ctx context.Context, of cni.ID) (err error) {
 // addresses: the other way round a packet could pass without policy, or an
 // address be in use twice.
 func (a *Agent) undo(id ipam.ID, hostInterface string) {
-	if err := pod.Detach(hostInterface); err != nil {
-		a.log.Error("remove a pod's device; its addresses stay taken", "pod", id, "error", err)
-		return
-	}
+	log := a.log.With("pod", id)
+	a.insist(log, "remove a pod's device; its addresses stay taken", func() error { return pod.Detach(hostInterface) })
 	// Detached from the request: it has to happen whatever becomes of that.
 	if err := a.onLoop(a.running, func() { a.planner.DeleteLocal(hostInterface) }); err != nil {
 		return // stopping: the next start compares journal and kernel
 	}
-	if err := a.releaseAddresses(id); err != nil {
-		a.log.Error("release a pod's addresses", "pod", id, "error", err)
-	}
+	a.insist(log, "release a pod's addresses", func() error {
+		_, released, err := a.ipam.Release(id)
+		a.reportJournal(err)
+		if released {
+			a.health.Clear(health.PoolExhausted, "") // until an ADD finds none again
+			a.reportStrays()
+		}
+		return err
+	})
 }
 
-func (a *Agent) releaseAddresses(id ipam.ID) error {
-	_, released, err := a.ipam.Release(id)
-	if released {
-		a.health.Clear(health.PoolExhausted, "") // until an ADD finds none again
-		a.reportStrays()
+const (
+	undoPatience = 10 * time.Second // that an ADD that failed waits for being undone
+	undoRetry    = time.Second
+)
+
+// insist calls f until it succeeds or the agent stops: the runtime was told that
+// it would happen.
+func (a *Agent) insist(log *slog.Logger, what string, f func() error) {
+	for complained := false; ; complained = true {
+		err := f()
+		if err == nil {
+			if complained {
+				log.Info(what + ": done")
+			}
+			return
+		}
+		if !complained {
+			log.Error(what+": tried again until it is done", "error", err)
+		}
+		select {
+		case <-time.After(undoRetry):
+		case <-a.running.Done():
+			return
+		}
 	}
-	return err
 }
 
 // Check implements cni.Attacher.

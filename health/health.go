@@ -34,6 +34,7 @@ const (
 	PoolExhausted        Code = "PoolExhausted"
 	PodInterfaceMissing  Code = "PodInterfaceMissing"
 	JournalRebuilt       Code = "JournalRebuilt"
+	JournalWriteFailed   Code = "JournalWriteFailed"
 	BlockLost            Code = "BlockLost"
 	AgentSilent          Code = "AgentSilent"
 )
@@ -59,6 +60,8 @@ var definitions = []Definition{
 		"restart the pod"},
 	{JournalRebuilt, "the journal of addresses was damaged and was rebuilt from the kernel",
 		"look at the disk; the damaged file is kept beside it"},
+	{JournalWriteFailed, "the journal of addresses can't be written; no pod can be attached, and addresses of detached ones stay taken",
+		"read the detail; most likely the file system of --state-dir is full"},
 	{BlockLost, "a block of addresses is another node's by now; pods with addresses from it can't be reached from other nodes",
 		"restart these pods, so that they get new addresses"},
 	{AgentSilent, "the node's agent has not renewed its lease",

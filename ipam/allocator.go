@@ -26,6 +26,9 @@ var (
 	ErrNoPool = errors.New("no enabled pool selects the node")
 	// ErrNotReconciled: Reconcile was not called yet.
 	ErrNotReconciled = errors.New("addresses are not yet compared with the kernel")
+	// ErrJournal: what was asked for did not happen, since it could not be
+	// written down.
+	ErrJournal = errors.New("the journal of addresses can't be written")
 )
 
 // claimTimeout bounds what an attachment waits for the store when the node's
@@ -126,6 +129,7 @@ func Open(path, node string, o Options) (*Allocator, error) {
 		claimErr: map[int]error{}, heard: map[string]claim{},
 	}
 	c, err := readJournal(path)
+	isGood := err == nil
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 	case errors.Is(err, errCorrupt):
@@ -141,6 +145,11 @@ func Open(path, node string, o Options) (*Allocator, error) {
 	a.load(c, o.BootID)
 	c.boot = o.BootID
 	a.journal, err = createJournal(path, c)
+	if err != nil && isGood {
+		// Pods can still go, and others come as soon as there is room.
+		a.log.Warn("a fresh address journal can't be written: working on with the old one", "err", err)
+		a.journal, err = openJournal(path)
+	}
 	return a, err
 }
 
@@ -163,6 +172,14 @@ func (a *Allocator) load(c contents, boot string) {
 // Recovered is the path to which a corrupt journal was moved when this
 // Allocator was opened; empty if there was none.
 func (a *Allocator) Recovered() string { return a.recovered }
+
+// TryJournal says whether the journal can take about as much as an allocation
+// needs.
+func (a *Allocator) TryJournal() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.journal.try()
+}
 
 // Close closes the journal. The Allocator can't be used afterwards.
 func (a *Allocator) Close() error {

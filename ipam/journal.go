@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -27,7 +28,10 @@ import (
 // Reconcile with a kernel that has no pod interfaces frees everything; the
 // blocks, which outlive a reboot, are synced, and confirmed in the store after
 // each boot. A sync per pod would cost some milliseconds and protect nothing.
-type journal struct{ db *bbolt.DB }
+type journal struct {
+	path string
+	db   *bbolt.DB
+}
 
 // contents is everything that stands in a journal.
 type contents struct {
@@ -62,6 +66,7 @@ var (
 
 	keyFormat = []byte("format")
 	keyBoot   = []byte("boot")
+	keyTrial  = []byte("trial")
 
 	format = []byte("1")
 )
@@ -214,11 +219,11 @@ func createJournal(path string, c contents) (*journal, error) {
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("create journal: %w", err)
 	}
-	db, err := bbolt.Open(fresh, 0o600, &bbolt.Options{NoSync: true, NoFreelistSync: true, Timeout: lockTimeout})
+	db, err := bbolt.Open(fresh, 0o600, writing())
 	if err != nil {
-		return nil, fmt.Errorf("create journal: %w", err)
+		return nil, errors.Join(fmt.Errorf("create journal: %w", err), os.RemoveAll(fresh))
 	}
-	j := &journal{db: db}
+	j := &journal{path, db}
 	err = db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range buckets {
 			if _, err := tx.CreateBucket(name); err != nil {
@@ -241,20 +246,60 @@ func createJournal(path string, c contents) (*journal, error) {
 		err = syncDir(filepath.Dir(path))
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("create journal: %w", err), db.Close())
+		return nil, errors.Join(fmt.Errorf("create journal: %w", err), db.Close(), os.RemoveAll(fresh))
 	}
 	return j, nil
+}
+
+func writing() *bbolt.Options {
+	return &bbolt.Options{NoSync: true, NoFreelistSync: true, Timeout: lockTimeout}
+}
+
+// openJournal takes a journal that was read before into use as it is.
+func openJournal(path string) (*journal, error) {
+	db, err := bbolt.Open(path, 0o600, writing())
+	if err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	return &journal{path, db}, nil
 }
 
 // apply makes one change, all of it or nothing. Changes of blocks are synced.
 func (j *journal) apply(c change) error {
 	if err := j.db.Update(c.write); err != nil {
-		return fmt.Errorf("write journal: %w", err)
+		return j.failed(err)
 	}
 	if len(c.newBlocks)+len(c.oldBlocks) > 0 {
 		if err := j.db.Sync(); err != nil {
-			return fmt.Errorf("sync journal: %w", err)
+			return j.failed(err)
 		}
+	}
+	return nil
+}
+
+func (j *journal) failed(err error) error {
+	var system *os.PathError
+	if errors.As(err, &system) {
+		err = system.Err // its path is that of the file when it was made
+	}
+	what := "look at the file system of"
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		what = "make room on the file system of"
+	}
+	return fmt.Errorf("%w: %w: %s %s", ErrJournal, err, what, j.path)
+}
+
+// trial is larger than what the journal keeps of a pod.
+const trial = 16 << 10
+
+// try writes something and removes it.
+func (j *journal) try() error {
+	err := j.db.Update(func(tx *bbolt.Tx) error { return put(tx.Bucket(bucketMeta), keyTrial, make([]byte, trial)) })
+	if err == nil {
+		err = j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Delete(keyTrial) })
+	}
+	if err != nil {
+		return j.failed(err)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twill-net/twill/cni/client"
 	"github.com/twill-net/twill/lab/space"
 )
 
@@ -156,12 +157,21 @@ func (a *attachment) call(node *space.Space, command string) ([]byte, error) {
 	return callCNI(node, command, a.environment(command), config)
 }
 
-// cniStatus asks whether pods can be attached to a node.
+// cniStatus asks whether pods can be attached to a node. It asks the agent itself:
+// while one starts it is asked all the time, and a process for each question would
+// take the agent's processor.
 func cniStatus(node *space.Space) error {
-	config := fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"twill","type":%q}`, cniExecutable)
-	env := []string{"PATH=" + searchPath, "CNI_COMMAND=STATUS", "CNI_PATH=" + cniBinDir}
-	_, err := callCNI(node, "STATUS", env, config)
-	return err
+	socket := filepath.Join(node.Task(), "root", client.DefaultSocket)
+	reply, err := client.Call(socket, []string{"CNI_COMMAND=" + client.Status, "CNI_PATH=" + cniBinDir},
+		fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"twill","type":%q}`, cniExecutable))
+	if err != nil || reply.Status == 0 {
+		return err
+	}
+	failed := new(cniError)
+	if err := json.Unmarshal(reply.Output, failed); err != nil {
+		return fmt.Errorf("CNI STATUS: %w", err)
+	}
+	return failed
 }
 
 // callCNI executes the CNI executable as a container runtime does.

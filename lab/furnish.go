@@ -13,10 +13,9 @@ import (
 
 // Where things are inside a lab's namespaces.
 const (
-	binDir      = "/run/twill-lab-bin"
-	scratchDir  = "/run/twill-lab-scratch"
-	cniBinDir   = "/opt/cni/bin"
-	agentSocket = "/run/twill/cni.sock"
+	binDir     = "/run/twill-lab-bin"
+	scratchDir = "/run/twill-lab-scratch"
+	cniBinDir  = "/opt/cni/bin"
 )
 
 // AgentMetrics is where a node's agent tells its metrics, on the node.

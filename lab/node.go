@@ -2,7 +2,6 @@ package lab
 
 import (
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -72,10 +71,7 @@ func hostEnvironment() []string { return []string{"PATH=" + searchPath, "HOME=/r
 
 // ready tells whether pods can be attached. That the agent's socket is there is
 // not enough: a killed agent leaves it, and a new one may not know all yet.
-func (n *node) ready() bool {
-	there := n.space.Do(func() error { _, err := os.Stat(agentSocket); return err }) == nil
-	return there && cniStatus(n.space) == nil
-}
+func (n *node) ready() bool { return cniStatus(n.space) == nil }
 
 func join[T interface{ String() string }](items []T) string {
 	texts := make([]string, len(items))

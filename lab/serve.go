@@ -202,7 +202,7 @@ func (s *supervisor) ensureNamespace(name string) error {
 	s.mu.Lock()
 	patience := startPatience
 	if s.namespaces[name] {
-		patience = time.Second
+		patience = 200 * time.Millisecond
 	}
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

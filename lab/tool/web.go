@@ -111,7 +111,7 @@ func webMain(args []string, out, errs io.Writer) int {
 	if id.Name == "" {
 		id.Name, _ = os.Hostname()
 	}
-	server := &http.Server{Handler: id, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: id, ReadHeaderTimeout: time.Minute}
 	failed := make(chan error, len(*ports))
 	for _, port := range *ports {
 		address := net.JoinHostPort("", strconv.Itoa(port))

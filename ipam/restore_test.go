@@ -1,0 +1,50 @@
+package ipam
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/twill-net/twill/store/memory"
+)
+
+// TestBlocksOfARestoredStore has the store forget what a node claimed after the
+// backup.
+func TestBlocksOfARestoredStore(t *testing.T) {
+	s := memory.New()
+	pool := ipPool("p", "10.244.0.0/30", 31) // two blocks of two addresses, one of which is reserved
+	backup := s.Backup()
+	one := newAllocator(t, "node01", s, pool)
+	mustAllocate(t, one, request("a"))
+	two := newAllocator(t, "node02", s, pool)
+	for object := range blocksInStore(t, s) {
+		two.Heard(object, netip.MustParsePrefix(object), "node01")
+	}
+	s.Restore(backup)
+	mustAllocate(t, two, request("b"))
+	if _, err := two.Allocate(t.Context(), request("c")); !errors.Is(err, ErrExhausted) {
+		t.Errorf("took the block of another node: %v", err)
+	}
+	lost, err := one.ConfirmBlocks(t.Context())
+	if err != nil || len(lost) > 0 || len(blocksInStore(t, s)) != 2 {
+		t.Errorf("claimed again: lost %v, %v", lost, err)
+	}
+
+	// What nobody claims again is free when the store has told so.
+	s.Restore(backup)
+	for _, b := range one.Blocks() {
+		two.HeardGone(b.Prefix.String())
+	}
+	mustAllocate(t, two, request("c"))
+	lost, err = one.ConfirmBlocks(t.Context())
+	if err != nil || len(lost) != 1 {
+		t.Fatalf("lost %v, %v", lost, err)
+	}
+	if strays := one.Strays(); len(strays) != 1 || strays[0].Pod != "a" {
+		t.Errorf("strays %v", strays)
+	}
+	mustRelease(t, one, "a")
+	if strays := one.Strays(); len(strays) != 0 {
+		t.Errorf("strays %v", strays)
+	}
+}
