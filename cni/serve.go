@@ -111,13 +111,13 @@ func (s *server) accept(ctx context.Context, l net.Listener) error {
 // handle answers the one request of a connection.
 func (s *server) handle(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
+	defer drain(conn)
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	start := time.Now()
 	req, err := readRequest(conn)
 	if err != nil {
 		s.reply(conn, req, reply{failure: fail(client.CodeDecode, "can't decode the request", err.Error())}, start)
-		drain(conn)
 		return
 	}
 	if req.Command != client.Del && req.Command != client.GC {
@@ -174,8 +174,8 @@ func cancelOnHangUp(conn net.Conn, cancel func()) {
 	cancel()
 }
 
-// drain reads what is left of a bad request: closing a unix socket with unread
-// bytes would make the client lose the answer.
+// drain reads what comes after the request, or is left of a bad one: closing a
+// unix socket with unread bytes would make the client lose the answer.
 func drain(conn net.Conn) {
 	if c, ok := conn.(*net.UnixConn); ok && c.CloseWrite() == nil {
 		_ = c.SetReadDeadline(time.Now().Add(time.Second))

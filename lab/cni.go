@@ -216,7 +216,7 @@ func parseAddresses(result []byte) ([]netip.Addr, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("CNI result without addresses: %s", result)
+		return nil, fmt.Errorf("CNI result without addresses: %q", result)
 	}
 	return out, nil
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/lab/space"
 )
 
 // fuzzed is the service but for Run, which only checks what it is asked.
@@ -62,7 +63,8 @@ func FuzzControlSocket(f *testing.F) {
 	f.Fuzz(func(t *testing.T, said []byte) {
 		s := &supervisor{
 			pods: map[api.Key]*pod{}, etcd: &process{name: "etcd"}, controller: &process{name: "controller"},
-			nodes: []*node{{name: "master", agent: &process{name: "agent"}}},
+			nodes:   []*node{{name: "master", space: &space.Space{}, agent: &process{name: "agent"}}},
+			outside: &space.Space{},
 		}
 		server := rpc.NewServer()
 		if err := server.RegisterName("Lab", fuzzed{&service{s}}); err != nil {

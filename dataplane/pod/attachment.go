@@ -112,8 +112,8 @@ func parseAlias(s string) (a Attached) {
 	a.NetNS = path
 	for _, text := range strings.Split(addrs, ",") {
 		addr, err := netip.ParseAddr(text)
-		if err != nil {
-			return Attached{}
+		if err != nil || addr.Zone() != "" || addr.Is4In6() {
+			return Attached{} // nothing that we write
 		}
 		a.Addresses = append(a.Addresses, addr)
 	}
