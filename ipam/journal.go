@@ -36,6 +36,7 @@ type journal struct {
 // ledger is what an Allocator needs of its journal.
 type ledger interface {
 	apply(change) error
+	try() error
 	close() error
 }
 
