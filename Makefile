@@ -24,6 +24,14 @@ demo: build ## run the classic exercise on a three-node lab (needs root)
 test: ## run all tests: unit, properties, and the real kernel in namespaces (needs root for these)
 	@./hack/as-root ./hack/test
 
+.PHONY: proof
+proof: ## try the properties with 100,000 random cases each (needs root; CASES=N)
+	@./hack/as-root ./hack/proof
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for 10 minutes (FUZZTIME=1m and so on)
+	@./hack/fuzz
+
 .PHONY: bench
 bench: build ## measure Twill beside its peers, one table (needs root; BENCH="-quick -only cni" and so on)
 	@./hack/as-root go run ./test/bench -v -bin $(BIN) -save $(BIN)/bench.json $(BENCH)

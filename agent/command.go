@@ -127,7 +127,7 @@ it reads the kernel and writes only the difference.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		config, level, err := options.config()
 		if err != nil {
-			return err
+			return cli.Usage(err)
 		}
 		TuneMemory()
 		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))

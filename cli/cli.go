@@ -123,6 +123,9 @@ func run(ctx context.Context, root *cobra.Command, args []string, out, errOut io
 // usageError is an error of the one who typed.
 type usageError struct{ error }
 
+// Usage marks an error as one of whoever typed, for commands made elsewhere.
+func Usage(err error) error { return usageError{err} }
+
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // whenStarted calls f before any command's own code: whatever fails earlier is

@@ -35,7 +35,7 @@ It is refused while there are pods: pods come and go with their containers.`,
   twill delete services -n shop -l app=web`,
 		RunE: d.run,
 	}
-	d.selection.register(cmd)
+	d.selection.register(cmd, s)
 	cmd.Flags().StringArrayVarP(&d.files, "filename", "f", nil, "file or directory with the objects, or - for standard input; may be repeated")
 	cmd.Flags().BoolVar(&d.every, "all", false, "all objects of the kind in the namespace")
 	cmd.Flags().BoolVar(&d.ignoreNotFound, "ignore-not-found", false, "it is no error if an object is not there")

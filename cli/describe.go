@@ -39,7 +39,7 @@ its policies and services, a node with its blocks and pods, a pool with its use.
   twill describe pools`,
 		RunE: d.run,
 	}
-	d.selection.register(cmd)
+	d.selection.register(cmd, s)
 	return cmd
 }
 

@@ -46,7 +46,7 @@ object with "type" (put or deleted) and "object".`,
   twill get nodes --watch`,
 		RunE: g.run,
 	}
-	g.selection.register(cmd)
+	g.selection.register(cmd, s)
 	cmd.Flags().StringVarP(&g.output, "output", "o", "table", "table, wide, json, yaml or name")
 	cmd.Flags().BoolVarP(&g.watch, "watch", "w", false, "go on and show changes")
 	cmd.Flags().BoolVar(&g.showLabels, "show-labels", false, "add a column with all labels")

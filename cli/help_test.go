@@ -47,6 +47,25 @@ func TestCompletion(t *testing.T) {
 	if got := term.output(nil, "__complete", "get", ""); !strings.Contains(got, "networkpolicies\n") {
 		t.Errorf("got %s", got)
 	}
+	term.output(nil, "apply", "-f", "testdata/cluster.yaml")
+	for _, c := range []struct{ args, want string }{
+		{"get nodes", "node01 node02"},
+		{"describe no", "node01 node02"},
+		{"get pods -n policy-demo", "access nginx-1 nginx-2"},
+		{"delete svc -n nowhere", ""},
+		{"label netpol -n policy-demo", "access-nginx deny-all everything"},
+		{"get nothing", ""},
+	} {
+		got := term.output(nil, append(append([]string{"__complete"}, strings.Fields(c.args)...), "")...)
+		names, _, _ := strings.Cut(got, ":4\n")
+		if strings.Join(strings.Fields(names), " ") != c.want {
+			t.Errorf("%s <TAB>: %q, want %s", c.args, got, c.want)
+		}
+	}
+	term.store.SetDown(true)
+	if got := term.output(nil, "__complete", "get", "nodes", ""); strings.Contains(got, "master") {
+		t.Errorf("without a store: %s", got)
+	}
 }
 
 func TestMoreCommands(t *testing.T) {

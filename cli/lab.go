@@ -22,6 +22,7 @@ executable, an etcd. The host's own network is not touched, and nothing is left.
   twill lab exec shell -- wget -q -O - http://nginx
   twill lab down`,
 		DisableFlagParsing: true,
+		ValidArgsFunction:  completeLab,
 		RunE: func(_ *cobra.Command, args []string) error {
 			exe, err := siblingExecutable("twill-lab")
 			if err != nil {

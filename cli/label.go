@@ -35,7 +35,7 @@ A label that has another value is only changed with --overwrite.`,
   twill label pods -l app=web -n shop canary-`,
 		RunE: l.run,
 	}
-	l.selection.register(cmd)
+	l.selection.register(cmd, s)
 	cmd.Flags().BoolVar(&l.overwrite, "overwrite", false, "change labels that have another value")
 	cmd.Flags().BoolVar(&l.every, "all", false, "all objects of the kind in the namespace")
 	return cmd

@@ -27,16 +27,11 @@ type selection struct {
 	names map[*api.Kind][]string // none: all that the selector selects
 }
 
-func (sel *selection) register(cmd *cobra.Command) {
+func (sel *selection) register(cmd *cobra.Command, s *Session) {
 	cmd.Flags().StringVarP(&sel.namespace, "namespace", "n", metav1.NamespaceDefault, "namespace of the objects")
 	cmd.Flags().BoolVarP(&sel.all, "all-namespaces", "A", false, "objects of every namespace")
 	cmd.Flags().StringVarP(&sel.selector, "selector", "l", "", `only objects with these labels, such as "app=web,tier!=db"`)
-	cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return kindWords(), cobra.ShellCompDirectiveNoFileComp
-	}
+	cmd.ValidArgsFunction = s.completeObjects(sel)
 }
 
 // parse reads the arguments: KIND[,KIND…] [NAME…], or KIND/NAME….

@@ -93,7 +93,7 @@ type Allocator struct {
 	low       chan struct{} // wakes PrepareAhead
 
 	mu          sync.Mutex
-	journal     *journal
+	journal     ledger
 	pools       []Pool // by name
 	labels      map[string]string
 	selected    []Pool // enabled, and select the node

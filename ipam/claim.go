@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,8 +39,8 @@ func (c Claimer) Claim(ctx context.Context, pools []Pool, have func(netip.Prefix
 		return netip.Prefix{}, err
 	}
 	for _, p := range pools {
-		for block, owner := range blocks {
-			if owner == c.Node && !have(block) && block.Bits() >= p.Prefix.Bits() && p.Prefix.Contains(block.Addr()) {
+		for _, block := range slices.SortedFunc(maps.Keys(blocks), netip.Prefix.Compare) {
+			if blocks[block] == c.Node && !have(block) && block.Bits() >= p.Prefix.Bits() && p.Prefix.Contains(block.Addr()) {
 				return block, nil
 			}
 		}

@@ -15,7 +15,7 @@ import (
 
 // journalFile is the journal of a node with two pods.
 func journalFile(f testing.TB) []byte {
-	path := filepath.Join(f.TempDir(), "ipam.db")
+	path := filepath.Join(journalDir(f), "ipam.db")
 	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")
 	j, err := createJournal(path, contents{
 		boot: "boot", blocks: []netip.Prefix{netip.PrefixFrom(a, 26).Masked(), netip.PrefixFrom(b, 122).Masked()},
@@ -46,7 +46,7 @@ func FuzzJournal(f *testing.F) {
 	f.Add(good[:len(good)/2])
 	f.Add([]byte("SQLite format 3\x00"))
 	f.Add([]byte{})
-	path := filepath.Join(f.TempDir(), "ipam.db")
+	path := filepath.Join(journalDir(f), "ipam.db")
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if err := os.WriteFile(path, text, 0o600); err != nil {
 			t.Fatal(err)
@@ -65,7 +65,7 @@ func FuzzJournal(f *testing.F) {
 // expects it there.
 func rewrite(t *testing.T, c contents) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "again.db")
+	path := filepath.Join(journalDir(t), "again.db")
 	j, err := createJournal(path, c)
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func FuzzRecord(f *testing.F) {
 	f.Add(uint8(1), []byte("10.0.0.0/26"), []byte{})
 	f.Add(uint8(2), []byte("c\x00eth0"), []byte(`{"ContainerID":"c","IfName":"eth0","Addresses":["10.0.0.1","fd00::1"],"Extra":"e30="}`))
 	f.Add(uint8(3), binary.BigEndian.AppendUint64(nil, 7), netip.MustParseAddr("10.0.0.1").AsSlice())
-	path := filepath.Join(f.TempDir(), "ipam.db")
+	path := filepath.Join(journalDir(f), "ipam.db")
 	good := journalFile(f)
 	f.Fuzz(func(t *testing.T, bucket uint8, key, value []byte) {
 		if err := os.WriteFile(path, good, 0o600); err != nil {

@@ -7,17 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 // journal is the allocator's state on disk: memory is what counts while the
@@ -33,8 +33,16 @@ type journal struct {
 	db   *bbolt.DB
 }
 
+// ledger is what an Allocator needs of its journal.
+type ledger interface {
+	apply(change) error
+	try() error
+	close() error
+}
+
 // contents is everything that stands in a journal.
 type contents struct {
+	format      string
 	boot        string // the boot during which it was written
 	blocks      []netip.Prefix
 	allocations []Allocation
@@ -78,42 +86,32 @@ var errCorrupt = errors.New("journal is corrupt")
 // journal.
 const lockTimeout = 2 * time.Second
 
-// readJournal reads a whole journal. The database is opened for reading only
-// and every record has a checksum, since a damaged database may show as
-// anything: an error, a panic, a fault on a page behind the file's end, or
-// wrong values. Opening for writing would also look for free pages in a
-// goroutine of its own, where a panic can't be caught.
+// maxJournal is more than a journal with all the pods that a node can have.
+const maxJournal = 1 << 30
+
+// readJournal reads a whole journal, of which nothing is believed: its pages are
+// read by readPages, and every record has a checksum.
 func readJournal(path string) (c contents, err error) {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
+	data, err := readLocked(path)
+	if err != nil {
 		return c, err
-	case err != nil:
-		return c, fmt.Errorf("open journal: %w", err)
-	case !info.Mode().IsRegular():
-		return c, fmt.Errorf("journal %s is no file: remove it, or say with --state-dir where the journal is to be", path)
-	case info.Size() == 0:
-		// bbolt takes this for a file that it has to fill.
-		return c, fmt.Errorf("%w: it is empty", errCorrupt)
 	}
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			c, err = contents{}, fmt.Errorf("%w: %v", errCorrupt, r)
+	found := map[string]bool{}
+	err = readPages(data, func(bucket string) func(key, sealed []byte) error {
+		found[bucket] = true
+		return func(key, sealed []byte) error {
+			value, err := unseal(key, sealed)
+			if err != nil {
+				return fmt.Errorf("bucket %s: %w", bucket, err)
+			}
+			return c.add(bucket, key, value)
 		}
-	}()
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockTimeout})
-	var system *os.PathError
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return c, fmt.Errorf("journal %s is in use by another process: stop the other agent", path)
-	case errors.As(err, &system):
-		return c, fmt.Errorf("open journal: %w", err)
-	case err != nil:
-		return c, fmt.Errorf("%w: %w", errCorrupt, err)
+	})
+	for _, name := range buckets {
+		if err == nil && !found[string(name)] {
+			err = fmt.Errorf("no bucket %s", name)
+		}
 	}
-	defer db.Close()
-	err = db.View(c.read)
 	if err == nil {
 		err = c.check()
 	}
@@ -123,24 +121,43 @@ func readJournal(path string) (c contents, err error) {
 	return c, nil
 }
 
-func (c *contents) read(tx *bbolt.Tx) error {
-	for _, name := range buckets {
-		b := tx.Bucket(name)
-		if b == nil {
-			return fmt.Errorf("no bucket %s", name)
-		}
-		err := b.ForEach(func(k, v []byte) error {
-			value, err := unseal(k, v)
-			if err != nil {
-				return fmt.Errorf("bucket %s: %w", name, err)
-			}
-			return c.add(string(name), k, value)
-		})
-		if err != nil {
-			return err
-		}
+// readLocked reads the file when no other process has it as its journal.
+func readLocked(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("open journal: %w", err)
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("journal %s is no file: remove it, or say with --state-dir where the journal is to be", path)
+	case info.Size() > maxJournal:
+		return nil, fmt.Errorf("%w: it has %d bytes, more than a journal can have", errCorrupt, info.Size())
 	}
-	return nil
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	defer f.Close()
+	deadline := time.Now().Add(lockTimeout)
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock journal %s: %w", path, err)
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("journal %s is in use by another process: stop the other agent", path)
+		}
+		time.Sleep(lockTimeout / 40)
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return nil, fmt.Errorf("read journal: %w", err)
+	}
+	return data, nil
 }
 
 func (c *contents) add(bucket string, k, value []byte) error {
@@ -149,8 +166,8 @@ func (c *contents) add(bucket string, k, value []byte) error {
 		switch {
 		case string(k) == string(keyBoot):
 			c.boot = string(value)
-		case string(k) == string(keyFormat) && string(value) != string(format):
-			return fmt.Errorf("format %q is not known", value)
+		case string(k) == string(keyFormat):
+			c.format = string(value)
 		}
 	case string(bucketBlocks):
 		block, err := netip.ParsePrefix(string(k))
@@ -176,6 +193,8 @@ func (c *contents) add(bucket string, k, value []byte) error {
 			return errors.New("a freed address has the wrong length")
 		}
 		c.freed = append(c.freed, freed{binary.BigEndian.Uint64(k), addr})
+	default:
+		return fmt.Errorf("bucket %q is not known", bucket)
 	}
 	return nil
 }
@@ -183,6 +202,9 @@ func (c *contents) add(bucket string, k, value []byte) error {
 // check refuses what no allocator has written: an address that two have, or
 // that is free and used, or blocks that overlap.
 func (c contents) check() error {
+	if c.format != string(format) {
+		return fmt.Errorf("format %q is not known", c.format)
+	}
 	seen := map[netip.Addr]bool{}
 	add := func(a netip.Addr) error {
 		if !a.IsValid() || a.Zone() != "" || a.Is4In6() || seen[a] {

@@ -53,8 +53,13 @@ func CheckName(name string) error {
 	return nil
 }
 
-// complete sets what was left empty and refuses what can't be.
-func (c *Config) complete() error {
+// Check says what is wrong with what a user has asked for.
+func (c Config) Check() error {
+	c.Pools = slices.Clone(c.Pools)
+	return c.completeWishes()
+}
+
+func (c *Config) completeWishes() error {
 	if c.Name == "" {
 		c.Name = DefaultName
 	}
@@ -64,7 +69,12 @@ func (c *Config) complete() error {
 	if c.Nodes < 1 || c.Nodes > maxNodes {
 		return fmt.Errorf("%d nodes: a lab has 1 to %d", c.Nodes, maxNodes)
 	}
-	if err := c.completePools(); err != nil {
+	return c.completePools()
+}
+
+// complete sets what was left empty and refuses what can't be.
+func (c *Config) complete() error {
+	if err := c.completeWishes(); err != nil {
 		return err
 	}
 	if c.Executables == "" {

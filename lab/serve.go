@@ -94,6 +94,14 @@ type ControlRequest struct {
 // Action is what can be done with a process.
 type Action string
 
+// Check says what is wrong with the action.
+func (a Action) Check() error {
+	if !slices.Contains([]Action{Stop, Start, Kill}, a) {
+		return fmt.Errorf("action %q: use %s, %s or %s", a, Stop, Start, Kill)
+	}
+	return nil
+}
+
 // The actions: Stop asks it to end, Kill does not ask.
 const (
 	Stop  Action = "stop"
@@ -160,6 +168,12 @@ func (v *service) Run(r RunRequest, out *[]PodStatus) error {
 		return fmt.Errorf("%w\n%d of %d pods run: see \"twill lab status\"", err, len(*out), len(names))
 	}
 	return errors.Join(problems...)
+}
+
+// Check says what is wrong with the request.
+func (r *RunRequest) Check() error {
+	_, err := r.check()
+	return err
 }
 
 func (r *RunRequest) check() (names []string, err error) {
@@ -386,5 +400,5 @@ func (v *service) Control(r ControlRequest, _ *Nothing) error {
 		}
 		return p.await(ready, startPatience)
 	}
-	return fmt.Errorf("action %q: use %s, %s or %s", r.Action, Stop, Start, Kill)
+	return r.Action.Check()
 }

@@ -15,7 +15,7 @@ import (
 
 var (
 	seed  = flag.Uint64("seed", 0, "begin the property tests with this seed instead of a random one")
-	cases = flag.Int("cases", 1000, "how many random cases each property test tries")
+	cases = flag.Int("cases", 500, "how many random cases each property test tries")
 )
 
 // changesInAWorld is after how many changes a world is taken back and another

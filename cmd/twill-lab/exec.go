@@ -1,11 +1,14 @@
 package main
 
 import (
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/twill-net/twill/lab"
+	"github.com/twill-net/twill/lab/load"
 )
 
 // nameThenCommand checks for NAME -- COMMAND...; the two dashes keep the flags
@@ -45,6 +48,7 @@ func execCommand(o *options) *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			return o.into(lab.Pod(namespace, args[0]), args[1:])
 		},
+		ValidArgsFunction: o.completePods(&namespace, false),
 	}
 	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "the pod's namespace")
 	return c
@@ -59,6 +63,7 @@ func nodeCommand(o *options) *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			return o.into(lab.Node(args[0]), args[1:])
 		},
+		ValidArgsFunction: o.completeNodes(),
 	}
 }
 
@@ -75,7 +80,9 @@ func outsideCommand(o *options) *cobra.Command {
 }
 
 func loadCommand(o *options) *cobra.Command {
-	var from, namespace, rate, period, output string
+	var from, namespace, output string
+	var rate int
+	var period time.Duration
 	c := &cobra.Command{
 		Use:   "load --from POD|NODE|outside TARGET...",
 		Short: "Send requests at a steady rate and count the lost ones",
@@ -85,7 +92,15 @@ for all. What is not answered within a second is lost; then the exit code is 1.`
 		Example: "  twill lab load --from access -n policy-demo --rate 1000 --for 10s http://nginx udp://nginx stream://nginx",
 		Args:    arguments(cobra.MinimumNArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
-			argv := []string{"load", "--rate", rate, "--for", period}
+			for _, text := range args {
+				if _, err := load.ParseTarget(text); err != nil {
+					return usageError{err}
+				}
+			}
+			if period < 0 || rate < 1 {
+				return usagef("--rate %d --for %s: the rate is at least 1, and the time not negative", rate, period)
+			}
+			argv := []string{"load", "--rate", strconv.Itoa(rate), "--for", period.String()}
 			if output != "" {
 				argv = append(argv, "-o", output)
 			}
@@ -95,8 +110,8 @@ for all. What is not answered within a second is lost; then the exit code is 1.`
 	f := c.Flags()
 	f.StringVar(&from, "from", "outside", "where the requests come from: a pod, node/NAME or outside")
 	f.StringVarP(&namespace, "namespace", "n", "default", "the pod's namespace")
-	f.StringVar(&rate, "rate", "1000", "requests a second to each target")
-	f.StringVar(&period, "for", "10s", "how long; 0: until interrupted")
+	f.IntVar(&rate, "rate", 1000, "requests a second to each target")
+	f.DurationVar(&period, "for", 10*time.Second, "how long; 0: until interrupted")
 	f.StringVarP(&output, "output", "o", "", "json for programs")
 	return c
 }
@@ -113,21 +128,22 @@ func placeOf(from, namespace string) lab.Place {
 
 func agentCommand(o *options) *cobra.Command {
 	return &cobra.Command{
-		Use:       "agent NODE stop|start|kill",
-		Short:     "Stop, start or kill (-9) a node's agent",
-		Args:      arguments(cobra.ExactArgs(2)),
-		ValidArgs: []string{string(lab.Stop), string(lab.Start), string(lab.Kill)},
+		Use:   "agent NODE stop|start|kill",
+		Short: "Stop, start or kill (-9) a node's agent",
+		Args:  arguments(cobra.ExactArgs(2)),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return o.control(lab.ControlRequest{Node: args[0], Action: lab.Action(args[1])})
 		},
+		ValidArgsFunction: o.completeNodes(actions...),
 	}
 }
 
 func controlCommand(o *options, process string) *cobra.Command {
 	return &cobra.Command{
-		Use:   process + " stop|start|kill",
-		Short: "Stop, start or kill (-9) the lab's " + process,
-		Args:  arguments(cobra.ExactArgs(1)),
+		Use:       process + " stop|start|kill",
+		Short:     "Stop, start or kill (-9) the lab's " + process,
+		Args:      arguments(cobra.ExactArgs(1)),
+		ValidArgs: actions,
 		RunE: func(_ *cobra.Command, args []string) error {
 			return o.control(lab.ControlRequest{Process: process, Action: lab.Action(args[0])})
 		},
@@ -135,6 +151,9 @@ func controlCommand(o *options, process string) *cobra.Command {
 }
 
 func (o *options) control(r lab.ControlRequest) error {
+	if err := r.Action.Check(); err != nil {
+		return usageError{err}
+	}
 	client, err := o.dial()
 	if err != nil {
 		return err

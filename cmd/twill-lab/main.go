@@ -41,6 +41,13 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(errs)
+	// What fails before a command's own code is wrong usage.
+	started := false
+	begin := root.PersistentPreRunE
+	root.PersistentPreRunE = func(c *cobra.Command, args []string) error {
+		started = true
+		return begin(c, args)
+	}
 	err := root.ExecuteContext(ctx)
 	var code exitCode
 	var usage usageError
@@ -49,7 +56,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 		return 0
 	case errors.As(err, &code):
 		return int(code)
-	case errors.As(err, &usage):
+	case !started || errors.As(err, &usage):
 		fmt.Fprintf(errs, "twill lab: %v\n", err)
 		return exitUsage
 	}
@@ -105,6 +112,12 @@ and root, uses nothing of the host's network, and leaves nothing behind.`,
 		}
 		return pflag.NormalizedName(flag)
 	})
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if err := lab.CheckName(o.name); err != nil {
+			return usageError{err}
+		}
+		return nil
+	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%v; see \"%s --help\"", err, c.CommandPath())
 	})

@@ -43,6 +43,9 @@ that come to the same port. With a command that runs in the background, or with
 			if attached && r.Replicas != 1 {
 				return usagef("--rm shows one pod's output: it can't be used with --replicas")
 			}
+			if err := r.Check(); err != nil {
+				return usageError{err}
+			}
 			client, err := o.dial()
 			if err != nil {
 				return err
@@ -131,6 +134,7 @@ func removeCommand(o *options) *cobra.Command {
 			}
 			return err
 		},
+		ValidArgsFunction: o.completePods(&r.Namespace, true),
 	}
 	c.Flags().StringVarP(&r.Namespace, "namespace", "n", "default", "the pods' namespace")
 	c.Flags().StringSliceVarP(&labels, "labels", "l", nil, "all pods with these labels")

@@ -31,6 +31,9 @@ func upCommand(o *options) *cobra.Command {
 				}
 				cfg.Pools = append(cfg.Pools, p)
 			}
+			if err := cfg.Check(); err != nil {
+				return usageError{err}
+			}
 			began := time.Now()
 			err := lab.Up(c.Context(), cfg, func(step string) {
 				fmt.Fprintf(c.ErrOrStderr(), "%5.2fs  %s\n", time.Since(began).Seconds(), step)
@@ -130,9 +133,10 @@ func list(addresses []netip.Addr) string {
 func logsCommand(o *options) *cobra.Command {
 	var namespace string
 	c := &cobra.Command{
-		Use:   "logs NODE|POD|etcd|controller|supervisor",
-		Short: "Print what a node's agent, a pod or another process of the lab has written",
-		Args:  arguments(cobra.ExactArgs(1)),
+		Use:               "logs NODE|POD|etcd|controller|supervisor",
+		Short:             "Print what a node's agent, a pod or another process of the lab has written",
+		Args:              arguments(cobra.ExactArgs(1)),
+		ValidArgsFunction: o.completeLogs(&namespace),
 		RunE: func(c *cobra.Command, args []string) error {
 			client, err := o.dial()
 			if err != nil {

@@ -14,8 +14,8 @@ import (
 )
 
 var (
-	seed    = flag.Uint64("seed", 0, "repeat TestTraceAgreesWithPackets with this seed")
-	triples = flag.Int("triples", 96, "how many random connections TestTraceAgreesWithPackets tries")
+	seed  = flag.Uint64("seed", 0, "begin TestTraceAgreesWithPackets with this seed instead of a random one")
+	cases = flag.Int("cases", 96, "how many random connections TestTraceAgreesWithPackets tries")
 )
 
 func TestMain(m *testing.M) { testlab.Main(m) }

@@ -30,19 +30,19 @@ func TestTraceAgreesWithPackets(t *testing.T) {
 	if first == 0 {
 		first = rand.Uint64()
 	}
-	t.Logf("repeat with -seed=%d -triples=%d", first, *triples)
+	t.Logf("repeat with -seed %d -cases %d", first, *cases)
 	r := rand.New(rand.NewPCG(first, first))
 	w := &world{Rand: r, pods: worldPods(r)}
 	w.cluster = newCluster(t, w.pods, hostPorts...)
 	targets := w.addServices(t)
 
 	verdicts := map[trace.Verdict]int{}
-	for tried := 0; tried < *triples; {
+	for tried := 0; tried < *cases; {
 		w.relabel(t)
 		manifests := w.policies(t)
 		w.apply(t, manifests)
 		var round []triple
-		for range min(triplesPerRound, *triples-tried) {
+		for range min(triplesPerRound, *cases-tried) {
 			round = append(round, w.triple(targets))
 		}
 		tried += len(round)
@@ -56,8 +56,8 @@ func TestTraceAgreesWithPackets(t *testing.T) {
 	}
 	t.Logf("verdicts: %v", verdicts)
 	for _, v := range []trace.Verdict{trace.Allowed, trace.Denied, trace.Rejected} {
-		if *triples >= 50 && verdicts[v] < *triples/50 {
-			t.Errorf("of %d connections only %d are %s: the random world shows too little", *triples, verdicts[v], v)
+		if *cases >= 50 && verdicts[v] < *cases/50 {
+			t.Errorf("of %d connections only %d are %s: the random world shows too little", *cases, verdicts[v], v)
 		}
 	}
 	t.Run("a rejection that the kernel holds back", func(t *testing.T) {
