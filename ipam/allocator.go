@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,7 +45,9 @@ type ID struct {
 // String is "container/interface".
 func (id ID) String() string { return id.ContainerID + "/" + id.IfName }
 
-func (id ID) key() []byte { return []byte(id.ContainerID + "\x00" + id.IfName) }
+func (id ID) compare(other ID) int {
+	return cmp.Or(strings.Compare(id.ContainerID, other.ContainerID), strings.Compare(id.IfName, other.IfName))
+}
 
 // Request asks for addresses for one pod interface, one of each family for
 // which an enabled pool selects the node.
@@ -94,14 +97,15 @@ type Allocator struct {
 
 	mu          sync.Mutex
 	journal     ledger
-	pools       []Pool // by name
+	lock        *os.File // keeps other processes from the journal
+	pools       []Pool   // by name
 	labels      map[string]string
 	selected    []Pool // enabled, and select the node
 	blocks      []*block
 	allocations map[ID]*Allocation
 	users       map[netip.Addr]ID
 	inQueue     map[netip.Addr]bool // freed
-	number      uint64              // of the address that was freed last
+	number      uint64              // of the address that was freed last; grows with time
 	reconciled  bool
 	claimErr    map[int]error    // of a family: how the last claim went
 	heard       map[string]claim // by name of the block's object
@@ -128,29 +132,49 @@ func Open(path, node string, o Options) (*Allocator, error) {
 		allocations: map[ID]*Allocation{}, users: map[netip.Addr]ID{}, inQueue: map[netip.Addr]bool{},
 		claimErr: map[int]error{}, heard: map[string]claim{},
 	}
-	c, err := readJournal(path)
+	lock, err := lockJournal(path)
+	if err != nil {
+		return nil, err
+	}
+	a.lock = lock
+	if err := a.openJournal(path, o.BootID); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return a, nil
+}
+
+// openJournal reads the journal and begins a fresh one, which is of this boot.
+func (a *Allocator) openJournal(path, boot string) error {
+	c, size, err := readJournal(path, boot)
 	isGood := err == nil
+	if !isGood {
+		c = nothing(boot)
+	}
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 	case errors.Is(err, errCorrupt):
 		aside, moveErr := moveAside(path)
 		if moveErr != nil {
-			return nil, moveErr
+			return moveErr
 		}
 		a.recovered = aside
 		a.log.Warn("address journal is corrupt: rebuilding it from the kernel and the store", "kept", aside, "err", err)
 	case err != nil:
-		return nil, err
+		return err
 	}
-	a.load(c, o.BootID)
-	c.boot = o.BootID
-	a.journal, err = createJournal(path, c)
+	a.load(c, boot)
+	c.boot = boot
+	j, err := createJournal(path, c)
 	if err != nil && isGood {
 		// Pods can still go, and others come as soon as there is room.
 		a.log.Warn("a fresh address journal can't be written: working on with the old one", "err", err)
-		a.journal, err = openJournal(path)
+		j, err = resumeJournal(path, c, size)
 	}
-	return a, err
+	if err != nil {
+		return err
+	}
+	a.journal = j
+	return nil
 }
 
 func (a *Allocator) load(c contents, boot string) {
@@ -160,11 +184,11 @@ func (a *Allocator) load(c contents, boot string) {
 	for _, al := range c.allocations {
 		a.insert(&al)
 	}
-	for _, f := range c.freed {
-		a.number = max(a.number, f.number)
-		if b := a.blockOf(f.address); b != nil {
-			b.freed = append(b.freed, f)
-			a.inQueue[f.address] = true
+	for _, addr := range c.freed {
+		if b := a.blockOf(addr); b != nil {
+			a.number++
+			b.freed = append(b.freed, freed{a.number, addr})
+			a.inQueue[addr] = true
 		}
 	}
 }
@@ -185,7 +209,7 @@ func (a *Allocator) TryJournal() error {
 func (a *Allocator) Close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.journal.close()
+	return errors.Join(a.journal.close(), a.lock.Close())
 }
 
 // SetPools says which pools there are. A pool that can't be used is left out;
@@ -301,7 +325,7 @@ func (a *Allocator) tryAllocate(req Request) (Allocation, *shortage, error) {
 		ID: req.ID, Namespace: req.Namespace, Pod: req.Pod,
 		HostInterface: req.HostInterface, NetNS: req.NetNS, Addresses: addresses, Extra: req.Extra,
 	}
-	if err := a.journal.apply(change{put: []Allocation{*al}, unfreed: a.queued(addresses)}); err != nil {
+	if err := a.journal.apply(change{Put: []Allocation{*al}}); err != nil {
 		return Allocation{}, nil, err
 	}
 	a.insert(al)
@@ -358,9 +382,7 @@ func (a *Allocator) List() []Allocation {
 	for _, al := range a.allocations {
 		list = append(list, *al)
 	}
-	slices.SortFunc(list, func(x, y Allocation) int {
-		return strings.Compare(string(x.ID.key()), string(y.ID.key()))
-	})
+	slices.SortFunc(list, func(x, y Allocation) int { return x.ID.compare(y.ID) })
 	return list
 }
 
@@ -401,32 +423,25 @@ func (a *Allocator) Blocks() []Block {
 	return out
 }
 
-// free takes an allocation out of journal and memory.
+// free takes allocations out of journal and memory.
 func (a *Allocator) free(als ...*Allocation) error {
 	var c change
-	number := a.number
 	for _, al := range als {
-		c.drop = append(c.drop, al.ID)
-		for _, addr := range al.Addresses {
-			if a.blockOf(addr) != nil {
-				number++
-				c.freed = append(c.freed, freed{number, addr})
-			}
-		}
+		c.Drop = append(c.Drop, al.ID)
 	}
 	if err := a.journal.apply(c); err != nil {
 		return err
 	}
-	a.number = number
 	for _, al := range als {
 		delete(a.allocations, al.ID)
 		for _, addr := range al.Addresses {
 			delete(a.users, addr)
+			if b := a.blockOf(addr); b != nil {
+				a.number++
+				b.give(freed{a.number, addr})
+				a.inQueue[addr] = true
+			}
 		}
-	}
-	for _, f := range c.freed {
-		a.blockOf(f.address).give(f)
-		a.inQueue[f.address] = true
 	}
 	return nil
 }
@@ -441,23 +456,6 @@ func (a *Allocator) insert(al *Allocation) {
 			b.take(addr)
 		}
 	}
-}
-
-// queued returns the numbers under which addresses are in the queue of freed
-// ones.
-func (a *Allocator) queued(addresses []netip.Addr) []uint64 {
-	var numbers []uint64
-	for _, addr := range addresses {
-		if !a.inQueue[addr] {
-			continue
-		}
-		for _, f := range a.blockOf(addr).freed {
-			if f.address == addr {
-				numbers = append(numbers, f.number)
-			}
-		}
-	}
-	return numbers
 }
 
 // blockOf is the node's block that contains the address, or nil.

@@ -35,7 +35,7 @@ func open(t testing.TB, path, node string, s store.Store, pools ...*api.IPPool) 
 
 func newAllocator(t testing.TB, node string, s store.Store, pools ...*api.IPPool) *Allocator {
 	t.Helper()
-	a := open(t, filepath.Join(t.TempDir(), "ipam.db"), node, s, pools...)
+	a := open(t, filepath.Join(t.TempDir(), "ipam.journal"), node, s, pools...)
 	if _, err := a.Reconcile(nil); err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func TestBlockSizeChanged(t *testing.T) {
 
 func TestReopen(t *testing.T) {
 	s := memory.New()
-	path := filepath.Join(t.TempDir(), "ipam.db")
+	path := filepath.Join(t.TempDir(), "ipam.journal")
 	pool := ipPool("p", "10.244.0.0/16", 0)
 	a := open(t, path, "node01", s, pool)
 	if _, err := a.Allocate(t.Context(), request("a")); !errors.Is(err, ErrNotReconciled) {
@@ -342,7 +342,7 @@ func TestReopen(t *testing.T) {
 
 func TestBlocksAfterABoot(t *testing.T) {
 	s := memory.New()
-	path := filepath.Join(t.TempDir(), "ipam.db")
+	path := filepath.Join(t.TempDir(), "ipam.journal")
 	openBoot := func(boot string) *Allocator {
 		a, err := Open(path, "node01", Options{Store: s, Log: slog.New(slog.DiscardHandler), BootID: boot})
 		if err != nil {

@@ -5,6 +5,12 @@ import (
 	"slices"
 )
 
+// freed is an address that was given back. Numbers grow with time.
+type freed struct {
+	number  uint64
+	address netip.Addr
+}
+
 // block is one of the node's blocks with the addresses that are free in it.
 type block struct {
 	prefix netip.Prefix
@@ -50,17 +56,10 @@ func (b *block) oldest() (freed, bool) {
 	return freed{}, false
 }
 
-// take marks an address as used and returns its number in the queue of freed
-// ones, if it was there.
-func (b *block) take(a netip.Addr) (number uint64, wasFreed bool) {
+// take marks an address as used.
+func (b *block) take(a netip.Addr) {
 	b.used++
-	i := slices.IndexFunc(b.freed, func(f freed) bool { return f.address == a })
-	if i < 0 {
-		return 0, false
-	}
-	number = b.freed[i].number
-	b.freed = slices.Delete(b.freed, i, i+1)
-	return number, true
+	b.freed = slices.DeleteFunc(b.freed, func(f freed) bool { return f.address == a })
 }
 
 // give puts a used address at the end of the queue.

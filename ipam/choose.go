@@ -157,7 +157,7 @@ func (a *Allocator) own(prefixes ...netip.Prefix) error {
 		}
 	}
 	if len(fresh) > 0 {
-		if err := a.journal.apply(change{newBlocks: fresh}); err != nil {
+		if err := a.journal.apply(change{NewBlocks: fresh}); err != nil {
 			return err
 		}
 	}

@@ -2,35 +2,36 @@ package ipam
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
 // journal is the allocator's state on disk: memory is what counts while the
-// process lives, the journal is what the next process starts from.
+// process lives, the journal is what the next process starts from. It is a log of
+// lines: a snapshot, then a change each. A line is its checksum in eight
+// hexadecimal digits, a space, and JSON.
 //
-// Commits are not synced. When the process dies, what it wrote is in the page
-// cache and nothing is lost. When the machine dies, the pods died with it, and
-// Reconcile with a kernel that has no pod interfaces frees everything; the
+// Changes of addresses are not synced. When the process dies, what it wrote is in
+// the page cache and nothing is lost. When the machine dies, the pods died with
+// it, and Reconcile with a kernel that has no pod interfaces frees everything; the
 // blocks, which outlive a reboot, are synced, and confirmed in the store after
 // each boot. A sync per pod would cost some milliseconds and protect nothing.
 type journal struct {
-	path string
-	db   *bbolt.DB
+	path  string
+	file  *os.File
+	now   contents // what the lines amount to
+	size  int64    // of the lines; what is behind them was not written whole
+	limit int64    // the size from which on a fresh journal is begun
 }
 
 // ledger is what an Allocator needs of its journal.
@@ -40,89 +41,82 @@ type ledger interface {
 	close() error
 }
 
-// contents is everything that stands in a journal.
-type contents struct {
-	format      string
-	boot        string // the boot during which it was written
-	blocks      []netip.Prefix
-	allocations []Allocation
-	freed       []freed // oldest first
-}
-
-// freed is an address that was given back. Numbers grow with time.
-type freed struct {
-	number  uint64
-	address netip.Addr
-}
-
-// change is one transaction.
-type change struct {
-	put       []Allocation
-	drop      []ID
-	freed     []freed
-	unfreed   []uint64
-	newBlocks []netip.Prefix
-	oldBlocks []netip.Prefix
-}
-
-var (
-	bucketMeta        = []byte("meta")
-	bucketBlocks      = []byte("blocks")
-	bucketAllocations = []byte("allocations")
-	bucketFreed       = []byte("freed")
-	buckets           = [][]byte{bucketMeta, bucketBlocks, bucketAllocations, bucketFreed}
-
-	keyFormat = []byte("format")
-	keyBoot   = []byte("boot")
-	keyTrial  = []byte("trial")
-
-	format = []byte("1")
+const (
+	// growth is by how much a journal grows before a fresh one is begun: some
+	// thousand pods that came and went.
+	growth = 1 << 20
+	// maxJournal is more than a node's journal ever has.
+	maxJournal = 256 << 20
+	// trial is more than what the journal keeps of a pod.
+	trial = 16 << 10
+	// lockTimeout is how long to wait for a previous process that still has the
+	// journal.
+	lockTimeout = 2 * time.Second
+	lockRetry   = 20 * time.Millisecond
 )
 
 // errCorrupt is for journals that can't be trusted.
 var errCorrupt = errors.New("journal is corrupt")
 
-// lockTimeout is how long to wait for a previous process that still holds the
-// journal.
-const lockTimeout = 2 * time.Second
-
-// maxJournal is more than a journal with all the pods that a node can have.
-const maxJournal = 1 << 30
-
-// readJournal reads a whole journal, of which nothing is believed: its pages are
-// read by readPages, and every record has a checksum.
-func readJournal(path string) (c contents, err error) {
-	data, err := readLocked(path)
+// lockJournal keeps other processes from a journal, until the file is closed.
+func lockJournal(path string) (*os.File, error) {
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDONLY, 0o600)
 	if err != nil {
-		return c, err
+		return nil, fmt.Errorf("lock journal: %w", err)
 	}
-	found := map[string]bool{}
-	err = readPages(data, func(bucket string) func(key, sealed []byte) error {
-		found[bucket] = true
-		return func(key, sealed []byte) error {
-			value, err := unseal(key, sealed)
-			if err != nil {
-				return fmt.Errorf("bucket %s: %w", bucket, err)
-			}
-			return c.add(bucket, key, value)
+	for deadline := time.Now().Add(lockTimeout); ; time.Sleep(lockRetry) {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return lock, nil
+		case errors.Is(err, unix.EWOULDBLOCK) && time.Now().After(deadline):
+			err = fmt.Errorf("journal %s is in use by another process: stop the other agent", path)
+		case errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR):
+			continue
+		default:
+			err = fmt.Errorf("lock journal %s: %w", path, err)
 		}
-	})
-	for _, name := range buckets {
-		if err == nil && !found[string(name)] {
-			err = fmt.Errorf("no bucket %s", name)
-		}
+		return nil, errors.Join(err, lock.Close())
 	}
-	if err == nil {
-		err = c.check()
-	}
-	if err != nil {
-		return contents{}, fmt.Errorf("%w: %w", errCorrupt, err)
-	}
-	return c, nil
 }
 
-// readLocked reads the file when no other process has it as its journal.
-func readLocked(path string) ([]byte, error) {
+// readJournal reads a whole journal, and says how long its lines are.
+func readJournal(path, boot string) (c contents, size int64, err error) {
+	text, err := readFile(path)
+	if err != nil {
+		return c, 0, err
+	}
+	return parseJournal(text, boot)
+}
+
+// parseJournal adds up a journal's lines.
+//
+// What follows the last line break is a change that was not written whole, and
+// was never confirmed to anyone. After the machine died, any line since the last
+// sync may be missing or broken: the lines before it count, being older than the
+// pods' end.
+func parseJournal(text []byte, boot string) (c contents, size int64, err error) {
+	for {
+		line, rest, whole := bytes.Cut(text[size:], []byte{'\n'})
+		if !whole {
+			break
+		}
+		err := c.addLine(line, size == 0)
+		if err != nil && size > 0 && c.boot != boot {
+			break
+		}
+		if err != nil {
+			return contents{}, 0, fmt.Errorf("%w: after %d bytes: %w", errCorrupt, size, err)
+		}
+		size = int64(len(text) - len(rest))
+	}
+	if size == 0 {
+		return c, 0, fmt.Errorf("%w: it has no line", errCorrupt)
+	}
+	return c, size, nil
+}
+
+func readFile(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -132,171 +126,115 @@ func readLocked(path string) ([]byte, error) {
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("journal %s is no file: remove it, or say with --state-dir where the journal is to be", path)
 	case info.Size() > maxJournal:
-		return nil, fmt.Errorf("%w: it has %d bytes, more than a journal can have", errCorrupt, info.Size())
+		return nil, fmt.Errorf("%w: it has %d bytes", errCorrupt, info.Size())
 	}
-	f, err := os.Open(path)
-	if err != nil {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, syscall.EIO) {
+		return nil, fmt.Errorf("%w: %w", errCorrupt, err)
+	} else if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	defer f.Close()
-	deadline := time.Now().Add(lockTimeout)
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock journal %s: %w", path, err)
-		}
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("journal %s is in use by another process: stop the other agent", path)
-		}
-		time.Sleep(lockTimeout / 40)
-	}
-	data, err := io.ReadAll(f)
+	return text, nil
+}
+
+// addLine adds what a line tells; the first is a snapshot.
+func (c *contents) addLine(line []byte, isFirst bool) (err error) {
+	text, err := unseal(line)
 	if err != nil {
-		return nil, fmt.Errorf("read journal: %w", err)
+		return err
 	}
-	return data, nil
-}
-
-func (c *contents) add(bucket string, k, value []byte) error {
-	switch bucket {
-	case string(bucketMeta):
-		switch {
-		case string(k) == string(keyBoot):
-			c.boot = string(value)
-		case string(k) == string(keyFormat):
-			c.format = string(value)
-		}
-	case string(bucketBlocks):
-		block, err := netip.ParsePrefix(string(k))
-		if err != nil {
+	if isFirst {
+		var s snapshot
+		if err := json.Unmarshal(text, &s); err != nil {
 			return err
 		}
-		if block.Masked().String() != string(k) {
-			return fmt.Errorf("%q is no block", k)
-		}
-		c.blocks = append(c.blocks, block)
-	case string(bucketAllocations):
-		var a Allocation
-		if err := json.Unmarshal(value, &a); err != nil {
-			return err
-		}
-		if !bytes.Equal(a.ID.key(), k) {
-			return fmt.Errorf("the allocation of %s has the key %q", a.ID, k)
-		}
-		c.allocations = append(c.allocations, a)
-	case string(bucketFreed):
-		addr, ok := netip.AddrFromSlice(value)
-		if !ok || len(k) != 8 {
-			return errors.New("a freed address has the wrong length")
-		}
-		c.freed = append(c.freed, freed{binary.BigEndian.Uint64(k), addr})
-	default:
-		return fmt.Errorf("bucket %q is not known", bucket)
+		*c, err = s.load()
+		return err
 	}
-	return nil
-}
-
-// check refuses what no allocator has written: an address that two have, or
-// that is free and used, or blocks that overlap.
-func (c contents) check() error {
-	if c.format != string(format) {
-		return fmt.Errorf("format %q is not known", c.format)
+	var ch change
+	if err := json.Unmarshal(text, &ch); err != nil {
+		return err
 	}
-	seen := map[netip.Addr]bool{}
-	add := func(a netip.Addr) error {
-		if !a.IsValid() || a.Zone() != "" || a.Is4In6() || seen[a] {
-			return fmt.Errorf("address %s is there twice, or none", a)
-		}
-		seen[a] = true
-		return nil
-	}
-	for _, al := range c.allocations {
-		for _, a := range al.Addresses {
-			if err := add(a); err != nil {
-				return err
-			}
-		}
-	}
-	for _, f := range c.freed {
-		if err := add(f.address); err != nil {
-			return err
-		}
-	}
-	for i, b := range c.blocks {
-		if j := slices.IndexFunc(c.blocks[:i], b.Overlaps); j >= 0 {
-			return fmt.Errorf("blocks %s and %s overlap", c.blocks[j], b)
-		}
-	}
-	return nil
+	return c.apply(ch)
 }
 
 // createJournal writes a new journal and puts it in the place of the old one.
-// Every process starts with a fresh file: it is small, and damage that was not
-// noticed when reading (in the list of free pages, say) is left behind.
 func createJournal(path string, c contents) (*journal, error) {
-	fresh := path + ".new"
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
+	line, err := seal(c.snapshot())
+	if err != nil {
 		return nil, fmt.Errorf("create journal: %w", err)
 	}
-	db, err := bbolt.Open(fresh, 0o600, writing())
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("create journal: %w", err), os.RemoveAll(fresh))
+	fresh := path + ".new"
+	if err := os.RemoveAll(fresh); err != nil {
+		return nil, fmt.Errorf("create journal: %w", err)
 	}
-	j := &journal{path, db}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range buckets {
-			if _, err := tx.CreateBucket(name); err != nil {
-				return err
-			}
-		}
-		meta := tx.Bucket(bucketMeta)
-		return errors.Join(
-			meta.Put(keyFormat, seal(keyFormat, format)),
-			meta.Put(keyBoot, seal(keyBoot, []byte(c.boot))),
-			(change{put: c.allocations, freed: c.freed, newBlocks: c.blocks}).write(tx))
-	})
-	if err == nil {
-		err = db.Sync()
+	file, err := os.OpenFile(fresh, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("create journal: %w", err)
+	}
+	if _, err = file.Write(line); err == nil {
+		err = file.Sync()
 	}
 	if err == nil {
 		err = os.Rename(fresh, path)
 	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("create journal: %w", err), db.Close(), os.RemoveAll(fresh))
+		return nil, errors.Join(fmt.Errorf("create journal: %w", err), file.Close(), os.RemoveAll(fresh))
 	}
-	return j, nil
+	// Where the directory can't be synced a power failure may leave the old file,
+	// whose pods are as dead and whose blocks the store confirms.
+	_ = syncDir(filepath.Dir(path))
+	size := int64(len(line))
+	return &journal{path, file, c, size, 2*size + growth}, nil
 }
 
-func writing() *bbolt.Options {
-	return &bbolt.Options{NoSync: true, NoFreelistSync: true, Timeout: lockTimeout}
-}
-
-// openJournal takes a journal that was read before into use as it is.
-func openJournal(path string) (*journal, error) {
-	db, err := bbolt.Open(path, 0o600, writing())
+// resumeJournal goes on with a journal that was read before.
+func resumeJournal(path string, c contents, size int64) (*journal, error) {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	return &journal{path, db}, nil
+	if err := file.Truncate(size); err != nil {
+		return nil, errors.Join(fmt.Errorf("open journal: %w", err), file.Close())
+	}
+	return &journal{path, file, c, size, 2*size + growth}, nil
 }
 
 // apply makes one change, all of it or nothing. Changes of blocks are synced.
 func (j *journal) apply(c change) error {
-	if err := j.db.Update(c.write); err != nil {
+	if err := j.now.check(c); err != nil {
+		return fmt.Errorf("the change does not fit what is in the journal: %w", err)
+	}
+	if j.size > j.limit {
+		j.beginAgain()
+	}
+	line, err := seal(c)
+	if err != nil {
 		return j.failed(err)
 	}
-	if len(c.newBlocks)+len(c.oldBlocks) > 0 {
-		if err := j.db.Sync(); err != nil {
-			return j.failed(err)
-		}
+	_, err = j.file.WriteAt(line, j.size)
+	if err == nil && len(c.NewBlocks)+len(c.OldBlocks) > 0 {
+		err = j.file.Sync()
 	}
-	return nil
+	if err != nil {
+		// Where even this fails, what is left is no line, or the next change is
+		// written over it.
+		return j.failed(errors.Join(err, j.file.Truncate(j.size)))
+	}
+	j.size += int64(len(line))
+	return j.now.apply(c)
+}
+
+// beginAgain replaces a journal that has grown long. Where that can't be done,
+// the old one serves until it has grown as much again.
+func (j *journal) beginAgain() {
+	fresh, err := createJournal(j.path, j.now)
+	if err != nil {
+		j.limit = j.size + growth
+		return
+	}
+	_ = j.file.Close()
+	*j = *fresh
 }
 
 func (j *journal) failed(err error) error {
@@ -311,61 +249,16 @@ func (j *journal) failed(err error) error {
 	return fmt.Errorf("%w: %w: %s %s", ErrJournal, err, what, j.path)
 }
 
-// trial is larger than what the journal keeps of a pod.
-const trial = 16 << 10
-
-// try writes something and removes it.
+// try writes something behind the lines and removes it.
 func (j *journal) try() error {
-	err := j.db.Update(func(tx *bbolt.Tx) error { return put(tx.Bucket(bucketMeta), keyTrial, make([]byte, trial)) })
-	if err == nil {
-		err = j.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Delete(keyTrial) })
-	}
-	if err != nil {
+	_, err := j.file.WriteAt(make([]byte, trial), j.size)
+	if err := errors.Join(err, j.file.Truncate(j.size)); err != nil {
 		return j.failed(err)
 	}
 	return nil
 }
 
-func (c change) write(tx *bbolt.Tx) error {
-	allocations, blocks, free := tx.Bucket(bucketAllocations), tx.Bucket(bucketBlocks), tx.Bucket(bucketFreed)
-	for _, a := range c.put {
-		value, err := json.Marshal(a)
-		if err != nil {
-			return err
-		}
-		if err := put(allocations, a.ID.key(), value); err != nil {
-			return err
-		}
-	}
-	for _, id := range c.drop {
-		if err := allocations.Delete(id.key()); err != nil {
-			return err
-		}
-	}
-	for _, f := range c.freed {
-		if err := put(free, binary.BigEndian.AppendUint64(nil, f.number), f.address.AsSlice()); err != nil {
-			return err
-		}
-	}
-	for _, n := range c.unfreed {
-		if err := free.Delete(binary.BigEndian.AppendUint64(nil, n)); err != nil {
-			return err
-		}
-	}
-	for _, b := range c.newBlocks {
-		if err := put(blocks, []byte(b.String()), nil); err != nil {
-			return err
-		}
-	}
-	for _, b := range c.oldBlocks {
-		if err := blocks.Delete([]byte(b.String())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (j *journal) close() error { return j.db.Close() }
+func (j *journal) close() error { return j.file.Close() }
 
 // moveAside renames a journal that can't be read, to path.corrupt-1 or the next
 // number that is free.
@@ -391,24 +284,28 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-func put(b *bbolt.Bucket, key, value []byte) error { return b.Put(key, seal(key, value)) }
-
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func seal(key, value []byte) []byte {
-	sum := crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
-	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(value)), sum), value...)
+// seal makes a line.
+func seal(value any) ([]byte, error) {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(text, castagnoli), text), nil
 }
 
-func unseal(key, sealed []byte) ([]byte, error) {
-	if len(sealed) < 4 {
-		return nil, errors.New("a record is too short")
+// unseal takes a line's text out.
+func unseal(line []byte) ([]byte, error) {
+	sum, text, ok := bytes.Cut(line, []byte{' '})
+	want, err := strconv.ParseUint(string(sum), 16, 32)
+	if !ok || len(sum) != 8 || err != nil {
+		return nil, errors.New("a line has no checksum")
 	}
-	value := sealed[4:]
-	if crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value) != binary.BigEndian.Uint32(sealed) {
-		return nil, errors.New("a record's checksum is wrong")
+	if crc32.Checksum(text, castagnoli) != uint32(want) {
+		return nil, errors.New("a line's checksum is wrong")
 	}
-	return value, nil
+	return text, nil
 }
 
 // bootID names the kernel's current boot; empty where it can't be read, which

@@ -105,7 +105,7 @@ func (n *worldNode) live() (live []Interface) {
 	for _, i := range n.pods {
 		live = append(live, i)
 	}
-	slices.SortFunc(live, func(a, b Interface) int { return slices.Compare(a.key(), b.key()) })
+	slices.SortFunc(live, func(a, b Interface) int { return a.ID.compare(b.ID) })
 	return live
 }
 
@@ -401,7 +401,7 @@ func TestCorruptJournal(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	s := memory.New()
 	pool := ipPool("p", "10.0.0.0/22", 26)
-	path := filepath.Join(journalDir(t), "ipam.db")
+	path := filepath.Join(journalDir(t), "ipam.journal")
 	a := open(t, path, "node01", s, pool)
 	_, err := a.Reconcile(nil)
 	if err != nil {

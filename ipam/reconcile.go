@@ -59,7 +59,7 @@ func (a *Allocator) freeGone(live []Interface, r *Report) error {
 	}
 	// The order in which they are freed decides the order in which they are
 	// used again: make it the same each time.
-	slices.SortFunc(gone, func(x, y *Allocation) int { return slices.Compare(x.ID.key(), y.ID.key()) })
+	slices.SortFunc(gone, func(x, y *Allocation) int { return x.ID.compare(y.ID) })
 	if err := a.free(gone...); err != nil {
 		return err
 	}
@@ -97,9 +97,8 @@ func (a *Allocator) adopt(live []Interface, r *Report) error {
 		if known != nil {
 			*al = *known
 		}
-		numbers := a.queued(extra)
 		al.Addresses = append(slices.Clone(al.Addresses), extra...)
-		if err := a.journal.apply(change{put: []Allocation{*al}, unfreed: numbers}); err != nil {
+		if err := a.journal.apply(change{Put: []Allocation{*al}}); err != nil {
 			return err
 		}
 		// Only what is new may be counted.
@@ -122,7 +121,7 @@ func (a *Allocator) Identify(id ID, namespace, pod string, extra []byte) (Alloca
 	}
 	al := *known
 	al.Namespace, al.Pod, al.Extra = namespace, pod, extra
-	if err := a.journal.apply(change{put: []Allocation{al}}); err != nil {
+	if err := a.journal.apply(change{Put: []Allocation{al}}); err != nil {
 		return Allocation{}, false, err
 	}
 	a.allocations[id] = &al
@@ -236,18 +235,10 @@ func (a *Allocator) disown(prefixes []netip.Prefix) error {
 }
 
 func (a *Allocator) forget(prefixes []netip.Prefix) error {
-	c := change{oldBlocks: prefixes}
-	isGone := func(b *block) bool { return slices.Contains(prefixes, b.prefix) }
-	for _, b := range a.blocks {
-		if isGone(b) {
-			for _, f := range b.freed {
-				c.unfreed = append(c.unfreed, f.number)
-			}
-		}
-	}
-	if err := a.journal.apply(c); err != nil {
+	if err := a.journal.apply(change{OldBlocks: prefixes}); err != nil {
 		return err
 	}
+	isGone := func(b *block) bool { return slices.Contains(prefixes, b.prefix) }
 	for _, b := range a.blocks {
 		if isGone(b) {
 			for _, f := range b.freed {
