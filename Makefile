@@ -24,6 +24,10 @@ demo: build ## run the classic exercise on a three-node lab (needs root)
 test: ## run all tests: unit, properties, and the real kernel in namespaces (needs root for these)
 	@./hack/as-root ./hack/test
 
+.PHONY: kubernetes
+kubernetes: ## build Kubernetes' own programs into the user's cache, for the tests that want a real API server
+	@./hack/kubernetes $(PROGRAMS)
+
 .PHONY: bench
 bench: build ## measure Twill beside its peers, one table (needs root; BENCH="-quick -only cni" and so on)
 	@./hack/as-root go run ./test/bench -v -bin $(BIN) -save $(BIN)/bench.json $(BENCH)
