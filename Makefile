@@ -39,6 +39,7 @@ verify: ## check formatting, vet, staticcheck, known vulnerabilities and generat
 .PHONY: update
 update: ## refresh golden files and formatting; read the diff before you commit it
 	@gofmt -w $$(git ls-files '*.go')
+	@go generate ./deploy
 	@go test ./api ./cli ./cni ./plan ./health ./agent ./cmd/twill ./cmd/twill-lab -update
 
 .PHONY: clean
