@@ -32,6 +32,10 @@ proof: ## try the properties with 100,000 random cases each (needs root; CASES=N
 fuzz: ## run every fuzz target for 10 minutes (FUZZTIME=1m and so on)
 	@./hack/fuzz
 
+.PHONY: kubernetes
+kubernetes: ## build Kubernetes' own programs into the user's cache, for the tests that want a real API server
+	@./hack/kubernetes $(PROGRAMS)
+
 .PHONY: bench
 bench: build ## measure Twill beside its peers, one table (needs root; BENCH="-quick -only cni" and so on)
 	@./hack/as-root go run ./test/bench -v -bin $(BIN) -save $(BIN)/bench.json $(BENCH)
@@ -43,6 +47,7 @@ verify: ## check formatting, vet, staticcheck, known vulnerabilities and generat
 .PHONY: update
 update: ## refresh golden files and formatting; read the diff before you commit it
 	@gofmt -w $$(git ls-files '*.go')
+	@go generate ./deploy
 	@go test ./api ./cli ./cni ./plan ./health ./agent ./cmd/twill ./cmd/twill-lab -update
 
 .PHONY: clean

@@ -9,19 +9,23 @@ import (
 	"net/netip"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/cni"
 	"github.com/twill-net/twill/dataplane/pod"
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/ipam"
 	"github.com/twill-net/twill/plan"
+	"github.com/twill-net/twill/store"
 )
 
 // journaled is what the journal keeps of a pod beside its addresses, so that a
 // restarted agent knows the pod before the store answers.
 type journaled struct {
-	Network string                     `json:"network"` // the CNI configuration's name
-	NetNSID string                     `json:"netnsID"` // see namespaceID
+	Network string                     `json:"network"`       // the CNI configuration's name
+	UID     types.UID                  `json:"uid,omitempty"` // of the Pod
+	NetNSID string                     `json:"netnsID"`       // see namespaceID
 	MAC     plan.MAC                   `json:"mac"`
 	MTU     int                        `json:"mtu"`
 	Labels  map[string]string          `json:"labels,omitempty"`
@@ -54,6 +58,9 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	if err != nil {
 		return cni.Attached{}, err
 	}
+	if err := a.lookUp(ctx, &att); err != nil {
+		return cni.Attached{}, err
+	}
 	if err := a.hostPortsFree(att.Ports); err != nil {
 		return cni.Attached{}, err
 	}
@@ -61,7 +68,9 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	if err != nil {
 		return cni.Attached{}, err
 	}
-	extra, err := json.Marshal(journaled{Network: att.Network, NetNSID: netns, MAC: link.PodMAC, MTU: link.MTU, Labels: att.Labels, Ports: att.Ports})
+	extra, err := json.Marshal(journaled{
+		Network: att.Network, UID: types.UID(att.UID), NetNSID: netns, MAC: link.PodMAC, MTU: link.MTU, Labels: att.Labels, Ports: att.Ports,
+	})
 	if err != nil {
 		return cni.Attached{}, err
 	}
@@ -93,6 +102,29 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	}
 	a.publisher.attached(endpointOf(a.config.NodeName, allocation))
 	return attached(link), nil
+}
+
+// lookUp completes an attachment by what the store knows of the pod, where that
+// is more than the runtime does: by its labels policy is chosen, which has to
+// hold when the pod starts. What is followed does not tell: a pod is in it once
+// it has an address.
+func (a *Agent) lookUp(ctx context.Context, att *cni.Attachment) error {
+	if !a.publisher.orchestrated || att.Pod == "" {
+		return nil
+	}
+	obj, err := a.store.Get(ctx, api.WorkloadEndpointKind, api.Key{Namespace: att.Namespace, Name: att.Pod})
+	if errors.Is(err, store.ErrUnavailable) {
+		return fmt.Errorf("%w: the pod's labels are needed: %w", cni.ErrTryAgain, err)
+	}
+	if err != nil {
+		return fmt.Errorf("the pod's labels: %w", err)
+	}
+	w := obj.(*api.WorkloadEndpoint)
+	if att.UID != "" && string(w.UID) != att.UID {
+		return fmt.Errorf("the pod's labels: pod %s/%s was replaced by another of its name", att.Namespace, att.Pod)
+	}
+	att.UID, att.Labels, att.Ports = string(w.UID), w.Labels, w.Spec.Ports
+	return nil
 }
 
 // newPodMTU waits for nothing: an agent that has not seen all policies can't let

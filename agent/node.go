@@ -28,23 +28,25 @@ func (a *Agent) publishNodeOnChange() {
 }
 
 func (a *Agent) describeNode(n *corev1.Node, receives api.Receives) {
-	n.Labels = maps.Clone(n.Labels)
-	if n.Labels == nil {
-		n.Labels = map[string]string{}
-	}
-	n.Labels[corev1.LabelHostname] = n.Name
 	n.Annotations = maps.Clone(n.Annotations)
 	if n.Annotations == nil {
 		n.Annotations = map[string]string{}
 	}
 	n.Annotations[api.ReceivesAnnotation] = mustJSON(receives)
 	n.Annotations[api.UnderlayAnnotation] = mustJSON(a.underlay)
-
+	n.Status.Conditions = nodeConditions(n.Status.Conditions, a.health.Conditions())
+	if a.publisher.orchestrated {
+		return // the rest is the kubelet's
+	}
+	n.Labels = maps.Clone(n.Labels)
+	if n.Labels == nil {
+		n.Labels = map[string]string{}
+	}
+	n.Labels[corev1.LabelHostname] = n.Name
 	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: n.Name}}
 	for _, p := range a.underlay.Prefixes {
 		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: p.Addr().String()})
 	}
-	n.Status.Conditions = nodeConditions(n.Status.Conditions, a.health.Conditions())
 }
 
 // mustJSON marshals values of our own types, which can't fail.

@@ -41,7 +41,7 @@ func journalOf(al ipam.Allocation) (j journaled) {
 func localOf(al ipam.Allocation) plan.Local {
 	j := journalOf(al)
 	return plan.Local{
-		Pod: api.Key{Namespace: al.Namespace, Name: al.Pod}, ContainerID: al.ContainerID,
+		Pod: api.Key{Namespace: al.Namespace, Name: al.Pod}, UID: j.UID, ContainerID: al.ContainerID,
 		HostInterface: al.HostInterface, MAC: j.MAC, MTU: j.MTU, Addrs: al.Addresses, Labels: j.Labels, Ports: j.Ports,
 	}
 }
@@ -150,10 +150,13 @@ func (a *Agent) restorePods() error {
 // endpoints were seen, so no policy is late. It runs on the loop.
 func (a *Agent) identify(w *api.WorkloadEndpoint) {
 	id := ipam.ID{ContainerID: w.Spec.ContainerID, IfName: w.Spec.Endpoint}
+	if w.Spec.ContainerID == "" {
+		id = a.holderOf(w.Spec.IPNetworks)
+	}
 	if al, ok := a.ipam.Get(id); !ok || al.Pod != "" {
 		return
 	}
-	j := journaled{Labels: w.Labels, Ports: w.Spec.Ports}
+	j := journaled{UID: w.UID, Labels: w.Labels, Ports: w.Spec.Ports}
 	j.MAC, _ = plan.ParseMAC(w.Spec.MAC) // without one there is no permanent neighbour
 	extra, err := json.Marshal(j)
 	if err != nil {
@@ -168,6 +171,18 @@ func (a *Agent) identify(w *api.WorkloadEndpoint) {
 		a.planner.SetLocal(localOf(al))
 		a.publisher.attached(endpointOf(a.config.NodeName, al))
 	}
+}
+
+// holderOf is who has one of the addresses on this node.
+func (a *Agent) holderOf(networks []string) ipam.ID {
+	for _, al := range a.ipam.List() {
+		for _, addr := range al.Addresses {
+			if slices.Contains(networks, netip.PrefixFrom(addr, addr.BitLen()).String()) {
+				return al.ID
+			}
+		}
+	}
+	return ipam.ID{}
 }
 
 // detachments are the pods that are being taken down in the background.

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -24,6 +25,10 @@ type publisher struct {
 	node  string
 	log   *slog.Logger
 	wake  chan struct{}
+	// orchestrated: pods' endpoints are derived from what others write, and
+	// the node's object is made by the kubelet. Only what is ours of that object
+	// is written.
+	orchestrated bool
 
 	mu      sync.Mutex
 	pods    map[api.Key]*api.WorkloadEndpoint // attached here
@@ -34,8 +39,9 @@ type publisher struct {
 }
 
 func newPublisher(s store.Store, node string, log *slog.Logger) *publisher {
+	_, orchestrated := s.(store.Orchestrated)
 	return &publisher{
-		store: s, node: node, log: log, wake: make(chan struct{}, 1),
+		store: s, node: node, log: log, wake: make(chan struct{}, 1), orchestrated: orchestrated,
 		pods: map[api.Key]*api.WorkloadEndpoint{}, pending: map[api.Key]struct{}{},
 	}
 }
@@ -53,7 +59,7 @@ func (p *publisher) update(f func()) {
 // attached publishes a pod. One that was adopted has no name until the store's
 // endpoint tells it.
 func (p *publisher) attached(w *api.WorkloadEndpoint) {
-	if w.Name == "" {
+	if w.Name == "" || p.orchestrated {
 		return
 	}
 	p.update(func() {
@@ -64,7 +70,7 @@ func (p *publisher) attached(w *api.WorkloadEndpoint) {
 
 // detached takes back a pod, unless a successor of the same name has come.
 func (p *publisher) detached(key api.Key, containerID string) {
-	if key.Name == "" {
+	if key.Name == "" || p.orchestrated {
 		return
 	}
 	p.update(func() {
@@ -79,6 +85,9 @@ func (p *publisher) detached(key api.Key, containerID string) {
 // observe compares what the store says of a pod of this node with what is so.
 // An endpoint without a pod is what a crash or a reboot left.
 func (p *publisher) observe(w *api.WorkloadEndpoint) {
+	if p.orchestrated {
+		return
+	}
 	key := api.KeyOf(w)
 	p.mu.Lock()
 	own := p.pods[key]
@@ -242,6 +251,9 @@ func (p *publisher) ensureNode(ctx context.Context) error {
 
 func (p *publisher) writeNode(ctx context.Context, edit func(*corev1.Node)) error {
 	got, err := p.store.Get(ctx, api.NodeKind, api.Key{Name: p.node})
+	if errors.Is(err, store.ErrNotFound) && p.orchestrated {
+		return fmt.Errorf("the kubelet has not registered the node: %w", err)
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		node := api.NodeKind.New().(*corev1.Node)
 		node.Name = p.node

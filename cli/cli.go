@@ -16,6 +16,7 @@ import (
 
 	"github.com/twill-net/twill/store"
 	"github.com/twill-net/twill/store/etcd"
+	"github.com/twill-net/twill/store/kube"
 )
 
 // Exit codes of every command.
@@ -32,10 +33,11 @@ type Session struct {
 	connection connection
 	settings   []func() []Setting
 
-	open   func(context.Context, etcd.Config) (store.Store, error)
-	now    func() time.Time
-	getenv func(string) string
-	labs   func() ([]string, error) // the sockets of running labs
+	open     func(context.Context, etcd.Config) (store.Store, error)
+	openKube func(context.Context, kube.Config) (store.Store, error)
+	now      func() time.Time
+	getenv   func(string) string
+	labs     func() ([]string, error) // the sockets of running labs
 }
 
 // Now is the current time, by which ages are counted.
@@ -44,7 +46,7 @@ func (s *Session) Now() time.Time { return s.now() }
 // New returns the root command. The functions make further subcommands, which
 // may use the session's store.
 func New(version string, more ...func(*Session) *cobra.Command) *cobra.Command {
-	s := &Session{version: version, open: etcd.Open, now: time.Now, getenv: os.Getenv, labs: runningLabs}
+	s := &Session{version: version, open: etcd.Open, openKube: kube.Open, now: time.Now, getenv: os.Getenv, labs: runningLabs}
 	return newRoot(s, more...)
 }
 
@@ -56,11 +58,12 @@ func newRoot(s *Session, more ...func(*Session) *cobra.Command) *cobra.Command {
 
 Objects are those that you know: Namespace, Node, Service, EndpointSlice and
 NetworkPolicy of Kubernetes, IPPool of Calico, and FabricConfiguration, which
-says how nodes reach each other's pods. They are kept in etcd; nodes follow
-within a moment.
+says how nodes reach each other's pods. They are kept in etcd, or in the API of
+a Kubernetes cluster; nodes follow within a moment.
 
-The store is found by --etcd-endpoints or TWILL_ETCD_ENDPOINTS; without these
-it is the lab that runs on this machine, else etcd on 127.0.0.1:2379.
+The store is found by --etcd-endpoints or --kubeconfig, or TWILL_ETCD_ENDPOINTS
+or TWILL_KUBECONFIG; without these it is the cluster of the pod that this runs
+in, or the lab that runs on this machine, else etcd on 127.0.0.1:2379.
 "twill config explain" tells which.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the store can't be reached.`,

@@ -20,6 +20,7 @@ import (
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/store"
 	"github.com/twill-net/twill/store/etcd"
+	"github.com/twill-net/twill/store/kube"
 	"github.com/twill-net/twill/store/memory"
 )
 
@@ -34,7 +35,8 @@ func (unclosed) Close() error { return nil }
 type terminal struct {
 	store  *memory.Store
 	labs   []string
-	config etcd.Config // of the last OpenStore
+	config etcd.Config  // of the last OpenStore
+	kube   *kube.Config // of the last OpenStore, if it was Kubernetes'
 	stdin  string
 }
 
@@ -48,6 +50,10 @@ func (term *terminal) session(env map[string]string) *Session {
 		labs:    func() ([]string, error) { return term.labs, nil },
 		open: func(_ context.Context, c etcd.Config) (store.Store, error) {
 			term.config = c
+			return unclosed{term.store}, nil
+		},
+		openKube: func(_ context.Context, c kube.Config) (store.Store, error) {
+			term.kube = &c
 			return unclosed{term.store}, nil
 		},
 	}
@@ -242,6 +248,17 @@ func TestConnection(t *testing.T) {
 		"variable":        {labs: []string{lab("a")}, env: map[string]string{"TWILL_ETCD_ENDPOINTS": "http://e1:2379,http://e2:2379"}, want: "http://e1:2379 http://e2:2379"},
 		"lab by flag, endpoints by variable": {labs: []string{lab("a")}, args: []string{"--lab", "a"},
 			env: map[string]string{"TWILL_ETCD_ENDPOINTS": "http://e1:2379"}, want: "unix:///run/twill-lab/a/etcd.sock"},
+		"kubeconfig by flag":     {labs: []string{lab("a")}, args: []string{"--kubeconfig", "k"}, want: "kube k"},
+		"kubeconfig by variable": {labs: []string{lab("a")}, env: map[string]string{"TWILL_KUBECONFIG": "k"}, want: "kube k"},
+		"in a pod":               {env: map[string]string{"KUBERNETES_SERVICE_HOST": "10.1.0.1"}, want: "kube "},
+		"in a pod, etcd":         {env: map[string]string{"KUBERNETES_SERVICE_HOST": "10.1.0.1"}, args: []string{"--etcd-endpoints", "http://e1:2379"}, want: "http://e1:2379"},
+		"two stores by flag": {args: []string{"--kubeconfig", "k", "--etcd-endpoints", "http://e1:2379"},
+			want: "error: --etcd-endpoints and --kubeconfig exclude each other: there is one store (flag --etcd-endpoints, flag --kubeconfig)"},
+		"two stores by variable": {env: map[string]string{"TWILL_KUBECONFIG": "k", "TWILL_ETCD_ENDPOINTS": "http://e1:2379"},
+			want: "error: --etcd-endpoints and --kubeconfig exclude each other: there is one store (environment TWILL_ETCD_ENDPOINTS, environment TWILL_KUBECONFIG)"},
+		"lab and store by flag": {labs: []string{lab("a")}, args: []string{"--kubeconfig", "k", "--lab", "a"},
+			want: "error: --kubeconfig and --lab exclude each other: there is one store (flag --kubeconfig, flag --lab)"},
+		"kubeconfig by flag, endpoints by variable": {args: []string{"--kubeconfig", "k"}, env: map[string]string{"TWILL_ETCD_ENDPOINTS": "http://e1:2379"}, want: "kube k"},
 		"flag wins": {env: map[string]string{"TWILL_ETCD_ENDPOINTS": "http://e1:2379"}, args: []string{"--etcd-endpoints", "http://e2:2379"}, want: "http://e2:2379"},
 	} {
 		term := newTerminal()
@@ -249,6 +266,9 @@ func TestConnection(t *testing.T) {
 		var out, errOut bytes.Buffer
 		code := term.run(context.Background(), &out, &errOut, tt.env, append([]string{"get", "ns"}, tt.args...)...)
 		got := strings.Join(term.config.Endpoints, " ")
+		if term.kube != nil {
+			got = "kube " + term.kube.Kubeconfig
+		}
 		if code != ExitOK {
 			got = strings.TrimSpace(errOut.String())
 		}
@@ -272,10 +292,28 @@ func TestNotInTheLab(t *testing.T) {
 	for _, args := range [][]string{{"controller"}, {"controller", "--lab", "a"}} {
 		var out, errOut bytes.Buffer
 		code := term.run(context.Background(), &out, &errOut, nil, args...)
-		want := "error: the store would be that of lab a, whose nodes have agents and a controller of their own: say --etcd-endpoints\n"
+		want := "error: the store would be that of lab a, whose nodes have agents and a controller of their own: say --etcd-endpoints or --kubeconfig\n"
 		if code != ExitUsage || errOut.String() != want {
 			t.Errorf("%v: %d %s, want %d %s", args, code, errOut.String(), ExitUsage, want)
 		}
+	}
+}
+
+type orchestrated struct{ store.Store }
+
+func (orchestrated) Orchestrator() string { return "Kubernetes" }
+
+// TestNoControllerBesideKubernetes: two would give services addresses.
+func TestNoControllerBesideKubernetes(t *testing.T) {
+	term := newTerminal()
+	s := term.session(map[string]string{"TWILL_KUBECONFIG": "k"})
+	s.openKube = func(context.Context, kube.Config) (store.Store, error) {
+		return orchestrated{unclosed{term.store}}, nil
+	}
+	var out, errOut bytes.Buffer
+	want := "error: Kubernetes gives services their addresses and makes their endpoint slices itself: don't run this controller there\n"
+	if code := run(t.Context(), newRoot(s), []string{"controller"}, &out, &errOut); code != ExitFailed || errOut.String() != want {
+		t.Errorf("%d %s", code, errOut.String())
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/twill-net/twill/store"
 	"github.com/twill-net/twill/store/etcd"
+	"github.com/twill-net/twill/store/kube"
 )
 
 const (
@@ -45,7 +46,7 @@ func refused(socket string) bool {
 
 // connection is how to reach the store, as typed.
 type connection struct {
-	endpoints, lab                           string
+	endpoints, lab, kubeconfig               string
 	caFile, certFile, keyFile, user, passwdF string
 	flags                                    *pflag.FlagSet
 }
@@ -60,6 +61,7 @@ type option struct {
 var connectionOptions = []option{
 	{"etcd-endpoints", func(c *connection) *string { return &c.endpoints }, "addresses of etcd, separated by commas: http://, https:// or unix://"},
 	{"lab", func(c *connection) *string { return &c.lab }, "name of the lab on this machine whose store to use"},
+	{"kubeconfig", func(c *connection) *string { return &c.kubeconfig }, "kubeconfig of the cluster whose API is the store; in a pod its service account"},
 	{"etcd-cacert", func(c *connection) *string { return &c.caFile }, "file with the authority that signed etcd's certificate"},
 	{"etcd-cert", func(c *connection) *string { return &c.certFile }, "file with the client's certificate"},
 	{"etcd-key", func(c *connection) *string { return &c.keyFile }, "file with the client's key"},
@@ -76,8 +78,19 @@ func (c *connection) register(flags *pflag.FlagSet) {
 	}
 }
 
+// inCluster is the kubeconfig of a pod: what its service account is given.
+const inCluster = "in-cluster"
+
+// The places of those settings of which one says where the store is.
+const (
+	settingEndpoints = iota
+	settingLab
+	settingKubeconfig
+)
+
 // resolve returns the effective settings: a flag wins over the environment,
-// that over a running lab, that over the default.
+// that over the cluster that this is a pod of, that over a running lab, that over
+// the default.
 func (s *Session) resolve() ([]Setting, error) {
 	c := &s.connection
 	settings := make([]Setting, len(connectionOptions))
@@ -89,12 +102,15 @@ func (s *Session) resolve() ([]Setting, error) {
 			settings[i].Value, settings[i].Source = v, "environment "+o.env()
 		}
 	}
-	endpoints, lab := &settings[0], &settings[1]
-	byFlag := c.flags.Changed("lab")
+	if err := c.oneStore(settings); err != nil {
+		return nil, err
+	}
+	endpoints, lab, kubeconfig := &settings[settingEndpoints], &settings[settingLab], &settings[settingKubeconfig]
 	switch {
-	case byFlag && c.flags.Changed("etcd-endpoints"):
-		return nil, usagef("--lab and --etcd-endpoints exclude each other: a lab brings its own store")
-	case endpoints.Value != "" && !byFlag:
+	case endpoints.Value != "" || kubeconfig.Value != "":
+		return settings, nil
+	case lab.Value == "" && s.getenv("KUBERNETES_SERVICE_HOST") != "":
+		kubeconfig.Value, kubeconfig.Source = inCluster, "this pod"
 		return settings, nil
 	}
 	sockets, err := s.labs()
@@ -119,6 +135,35 @@ func (s *Session) resolve() ([]Setting, error) {
 	}
 	endpoints.Value = defaultEndpoint
 	return settings, nil
+}
+
+// oneStore leaves one of the settings that say where the store is: what a flag
+// says wins over the environment, and two that are said alike are an error.
+func (c *connection) oneStore(settings []Setting) error {
+	var flags, environment []*Setting
+	for _, i := range []int{settingEndpoints, settingKubeconfig, settingLab} {
+		switch setting := &settings[i]; {
+		case c.flags.Changed(setting.Name):
+			flags = append(flags, setting)
+		case setting.Value != "":
+			environment = append(environment, setting)
+		}
+	}
+	given := environment
+	if len(flags) > 0 {
+		for _, setting := range environment {
+			setting.Value, setting.Source = "", "overruled by --"+flags[0].Name
+		}
+		given = flags
+	} else if len(given) > 1 && given[len(given)-1].Name == "lab" {
+		given[len(given)-1].Value = "" // a lab is only looked for where nothing else is said
+		given = given[:len(given)-1]
+	}
+	if len(given) > 1 {
+		return usagef("--%s and --%s exclude each other: there is one store (%s, %s)",
+			given[0].Name, given[1].Name, given[0].Source, given[1].Source)
+	}
+	return nil
 }
 
 func labName(socket string) string { return filepath.Base(filepath.Dir(socket)) }
@@ -149,8 +194,8 @@ func (s *Session) OpenClusterStore(ctx context.Context) (store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if source := settings[0].Source; strings.HasPrefix(source, labSource) {
-		return nil, usagef("the store would be that of %s, whose nodes have agents and a controller of their own: say --etcd-endpoints", source)
+	if source := settings[settingEndpoints].Source; strings.HasPrefix(source, labSource) {
+		return nil, usagef("the store would be that of %s, whose nodes have agents and a controller of their own: say --etcd-endpoints or --kubeconfig", source)
 	}
 	return s.openAt(ctx, settings)
 }
@@ -159,6 +204,12 @@ func (s *Session) openAt(ctx context.Context, settings []Setting) (store.Store, 
 	value := map[string]string{}
 	for _, setting := range settings {
 		value[setting.Name] = setting.Value
+	}
+	if path := value["kubeconfig"]; path != "" {
+		if path == inCluster {
+			path = ""
+		}
+		return s.openKube(ctx, kube.Config{Kubeconfig: path})
 	}
 	return s.open(ctx, etcd.Config{
 		Endpoints: strings.Split(value["etcd-endpoints"], ","),

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 
 	"github.com/spf13/cobra"
 
 	"github.com/twill-net/twill/controller"
+	"github.com/twill-net/twill/store"
 )
 
 func newController(s *Session) *cobra.Command {
@@ -38,6 +40,9 @@ others wait.`,
 				return err
 			}
 			defer st.Close()
+			if o, ok := st.(store.Orchestrated); ok {
+				return fmt.Errorf("%s gives services their addresses and makes their endpoint slices itself: don't run this controller there", o.Orchestrator())
+			}
 			return controller.New(st, config).Run(cmd.Context())
 		},
 	}

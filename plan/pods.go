@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/policy"
 )
@@ -12,6 +14,7 @@ import (
 // Local is a pod attached to this node, as the agent knows it.
 type Local struct {
 	Pod           api.Key
+	UID           types.UID // of the Pod; empty outside Kubernetes
 	ContainerID   string
 	HostInterface string
 	MAC           MAC // the pod end's
@@ -23,9 +26,19 @@ type Local struct {
 
 // podLabels is what the store may change about a pod of this node.
 type podLabels struct {
-	containerID string
+	uid         types.UID
+	containerID string // empty where the store does not know it: then the uid tells
 	labels      map[string]string
 	ports       []api.WorkloadEndpointPort
+}
+
+// isOf says whether these are the local pod's, and not those of its predecessor
+// of the same name.
+func (s podLabels) isOf(l Local) bool {
+	if s.containerID == "" && l.UID != "" {
+		return s.uid == l.UID
+	}
+	return s.containerID == l.ContainerID
 }
 
 // podPlanner plans what belongs to single pods: the host side of local ones, and
@@ -75,7 +88,7 @@ func (p *podPlanner) put(w *api.WorkloadEndpoint) error {
 	key := api.KeyOf(w)
 	if w.Spec.Node == p.planner.self {
 		p.forgetRemote(key)
-		p.stored[key] = podLabels{w.Spec.ContainerID, w.Labels, w.Spec.Ports}
+		p.stored[key] = podLabels{w.UID, w.Spec.ContainerID, w.Labels, w.Spec.Ports}
 		p.dirtyPod(key)
 		return nil
 	}
@@ -149,7 +162,7 @@ func (p *podPlanner) planLocal(hostInterface string) {
 		p.forgetEndpoint(hostInterface)
 		return
 	}
-	if s, ok := p.stored[l.Pod]; ok && s.containerID == l.ContainerID {
+	if s, ok := p.stored[l.Pod]; ok && s.isOf(l) {
 		l.Labels, l.Ports = s.labels, s.ports
 	}
 

@@ -101,6 +101,14 @@ type Reconnector interface {
 	AwaitReconnect(ctx context.Context)
 }
 
+// Orchestrated is implemented by stores in which somebody else makes pods and
+// nodes, as Kubernetes does. WorkloadEndpoints are derived there and can't be
+// written, Get answers for one also before the pod has an address, and of a Node
+// only annotations, labels and conditions of our own are ours to write.
+type Orchestrated interface {
+	Orchestrator() string // its name
+}
+
 // Unreadable is a stored value that is no object: someone else wrote it, or
 // wrote it for another version.
 type Unreadable struct {

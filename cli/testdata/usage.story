@@ -91,6 +91,7 @@ Global Flags:
       --etcd-key string             file with the client's key (TWILL_ETCD_KEY)
       --etcd-password-file string   file whose first line is the user's password (TWILL_ETCD_PASSWORD_FILE)
       --etcd-username string        etcd user (TWILL_ETCD_USERNAME)
+      --kubeconfig string           kubeconfig of the cluster whose API is the store; in a pod its service account (TWILL_KUBECONFIG)
       --lab string                  name of the lab on this machine whose store to use (TWILL_LAB)
 
 Use "twill create [command] --help" for more information about a command.
@@ -98,6 +99,7 @@ $ twill config explain
 SETTING              VALUE                   FROM      WHAT IT IS
 etcd-endpoints       http://127.0.0.1:2379   default   addresses of etcd, separated by commas: http://, https:// or unix://
 lab                  <none>                  default   name of the lab on this machine whose store to use
+kubeconfig           <none>                  default   kubeconfig of the cluster whose API is the store; in a pod its service account
 etcd-cacert          <none>                  default   file with the authority that signed etcd's certificate
 etcd-cert            <none>                  default   file with the client's certificate
 etcd-key             <none>                  default   file with the client's key
@@ -107,6 +109,7 @@ $ TWILL_ETCD_ENDPOINTS=https://etcd-1:2379 twill config explain --etcd-cacert ca
 SETTING              VALUE                 FROM                               WHAT IT IS
 etcd-endpoints       https://etcd-1:2379   environment TWILL_ETCD_ENDPOINTS   addresses of etcd, separated by commas: http://, https:// or unix://
 lab                  <none>                default                            name of the lab on this machine whose store to use
+kubeconfig           <none>                default                            kubeconfig of the cluster whose API is the store; in a pod its service account
 etcd-cacert          ca.pem                flag --etcd-cacert                 file with the authority that signed etcd's certificate
 etcd-cert            <none>                default                            file with the client's certificate
 etcd-key             <none>                default                            file with the client's key
@@ -116,5 +119,5 @@ $ TWILL_LAB=demo twill config explain
 error: there is no lab "demo" on this machine (none is running)
 [exit 1]
 $ twill get pods --lab demo --etcd-endpoints http://127.0.0.1:2379
-error: --lab and --etcd-endpoints exclude each other: a lab brings its own store
+error: --etcd-endpoints and --lab exclude each other: there is one store (flag --etcd-endpoints, flag --lab)
 [exit 2]

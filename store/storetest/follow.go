@@ -8,8 +8,6 @@ import (
 	"sync"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/store"
 )
@@ -17,14 +15,14 @@ import (
 // consumer keeps what Follow tells it.
 type consumer struct {
 	mu      sync.Mutex
-	ports   map[string]int32 // "namespace/name" → first port
+	values  map[string]string // "namespace/name" → label "value"
 	deleted []string
 	synced  int
 	up      []bool
 }
 
-func follow(t *testing.T, s store.Store) *consumer {
-	c := &consumer{ports: map[string]int32{}}
+func follow(t *testing.T, s store.Store, kind *api.Kind) *consumer {
+	c := &consumer{values: map[string]string{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	t.Cleanup(func() { cancel(); <-done })
@@ -35,12 +33,12 @@ func follow(t *testing.T, s store.Store) *consumer {
 	}
 	go func() {
 		defer close(done)
-		store.Follow(ctx, s, api.ServiceKind, store.Handler{
+		store.Follow(ctx, s, kind, store.Handler{
 			Put: func(obj api.Object) {
-				locked(func() { c.ports[api.KeyOf(obj).String()] = obj.(*corev1.Service).Spec.Ports[0].Port })
+				locked(func() { c.values[api.KeyOf(obj).String()] = obj.GetLabels()["value"] })
 			},
 			Deleted: func(key api.Key) {
-				locked(func() { delete(c.ports, key.String()); c.deleted = append(c.deleted, key.String()) })
+				locked(func() { delete(c.values, key.String()); c.deleted = append(c.deleted, key.String()) })
 			},
 			Synced:    func() { locked(func() { c.synced++ }) },
 			Connected: func(up bool, _ error) { locked(func() { c.up = append(c.up, up) }) },
@@ -49,7 +47,7 @@ func follow(t *testing.T, s store.Store) *consumer {
 	return c
 }
 
-// want waits until the consumer holds exactly these, as "a/one:80".
+// want waits until the consumer holds exactly these, as "a/one:1".
 func (c *consumer) want(t *testing.T, want ...string) {
 	t.Helper()
 	slices.Sort(want)
@@ -63,8 +61,8 @@ func (c *consumer) want(t *testing.T, want ...string) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		got = nil
-		for _, name := range slices.Sorted(maps.Keys(c.ports)) {
-			got = append(got, fmt.Sprintf("%s:%d", name, c.ports[name]))
+		for _, name := range slices.Sorted(maps.Keys(c.values)) {
+			got = append(got, fmt.Sprintf("%s:%s", name, c.values[name]))
 		}
 		return slices.Equal(got, want) && c.synced == 1
 	})
@@ -88,33 +86,38 @@ func (c *consumer) wantDown(t *testing.T) {
 	})
 }
 
-func setPort(t *testing.T, s store.Store, key api.Key, port int32) {
+// valued is an object whose value is 1.
+func valued[T api.Object](obj T) T {
+	obj.SetLabels(map[string]string{"value": "1"})
+	return obj
+}
+
+func setValue(t *testing.T, s store.Store, key api.Key, value string) {
 	t.Helper()
-	obj, err := s.Get(bounded(t), api.ServiceKind, key)
+	obj, err := s.Get(bounded(t), api.NetworkPolicyKind, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc := obj.(*corev1.Service)
-	svc.Spec.Ports[0].Port = port
-	update(t, s, svc)
+	obj.SetLabels(map[string]string{"value": value})
+	update(t, s, obj)
 }
 
 func testFollowOutage(t *testing.T, server Server) {
 	s := server.Open(t)
-	one := create(t, s, service("a", "one"))
-	create(t, s, service("a", "two"))
-	c := follow(t, server.Open(t))
-	c.want(t, "a/one:80", "a/two:80")
+	one := create(t, s, valued(policy("a", "one")))
+	create(t, s, valued(policy("a", "two")))
+	c := follow(t, server.Open(t), api.NetworkPolicyKind)
+	c.want(t, "a/one:1", "a/two:1")
 	server.Stop(t)
 	c.wantDown(t)
 	server.Start(t)
 	awaitStore(t, s)
-	setPort(t, s, api.KeyOf(one), 81)
-	create(t, s, service("a", "three"))
-	c.want(t, "a/one:81", "a/two:80", "a/three:80")
+	setValue(t, s, api.KeyOf(one), "2")
+	create(t, s, valued(policy("a", "three")))
+	c.want(t, "a/one:2", "a/two:1", "a/three:1")
 	c.wantDeleted(t)
-	remove(t, s, api.ServiceKind, api.KeyOf(one))
-	c.want(t, "a/two:80", "a/three:80")
+	remove(t, s, api.NetworkPolicyKind, api.KeyOf(one))
+	c.want(t, "a/two:1", "a/three:1")
 	c.wantDeleted(t, "a/one")
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -126,57 +129,57 @@ func testFollowOutage(t *testing.T, server Server) {
 func testFollowCompacted(t *testing.T, server Server) {
 	s := server.Open(t)
 	for _, name := range []string{"one", "two", "three"} {
-		create(t, s, service("a", name))
+		create(t, s, valued(policy("a", name)))
 	}
-	c := follow(t, server.Open(t))
-	c.want(t, "a/one:80", "a/two:80", "a/three:80")
+	c := follow(t, server.Open(t), api.NetworkPolicyKind)
+	c.want(t, "a/one:1", "a/two:1", "a/three:1")
 	server.Stop(t)
 	c.wantDown(t)
 	server.Start(t)
 	awaitStore(t, s)
-	setPort(t, s, api.Key{Namespace: "a", Name: "one"}, 81)
-	remove(t, s, api.ServiceKind, api.Key{Namespace: "a", Name: "two"})
-	create(t, s, service("a", "four"))
+	setValue(t, s, api.Key{Namespace: "a", Name: "one"}, "2")
+	remove(t, s, api.NetworkPolicyKind, api.Key{Namespace: "a", Name: "two"})
+	create(t, s, valued(policy("a", "four")))
 	server.Compact(t)
-	c.want(t, "a/one:81", "a/three:80", "a/four:80")
+	c.want(t, "a/one:2", "a/three:1", "a/four:1")
 	c.wantDeleted(t, "a/two")
 }
 
 func testFollowWiped(t *testing.T, server Server) {
 	s := server.Open(t)
 	for _, name := range []string{"one", "two", "three"} {
-		create(t, s, service("a", name))
+		create(t, s, valued(policy("a", name)))
 	}
-	c := follow(t, server.Open(t))
-	c.want(t, "a/one:80", "a/two:80", "a/three:80")
+	c := follow(t, server.Open(t), api.NetworkPolicyKind)
+	c.want(t, "a/one:1", "a/two:1", "a/three:1")
 	server.Wipe(t)
 	awaitStore(t, s)
 	// Fewer revisions than before, as a backup has.
-	create(t, s, service("a", "one"))
-	setPort(t, s, api.Key{Namespace: "a", Name: "one"}, 82)
-	c.want(t, "a/one:82")
-	create(t, s, service("a", "five"))
-	c.want(t, "a/one:82", "a/five:80")
+	create(t, s, valued(policy("a", "one")))
+	setValue(t, s, api.Key{Namespace: "a", Name: "one"}, "2")
+	c.want(t, "a/one:2")
+	create(t, s, valued(policy("a", "five")))
+	c.want(t, "a/one:2", "a/five:1")
 }
 
 func testFollowUnreadable(t *testing.T, server Server) {
 	s := server.Open(t)
-	create(t, s, service("a", "one"))
-	create(t, s, service("a", "two"))
-	c := follow(t, server.Open(t))
-	c.want(t, "a/one:80", "a/two:80")
-	server.Corrupt(t, api.ServiceKind, api.Key{Namespace: "a", Name: "one"})
-	create(t, s, service("a", "three"))
-	c.want(t, "a/one:80", "a/two:80", "a/three:80")
+	create(t, s, valued(pool("one")))
+	create(t, s, valued(pool("two")))
+	c := follow(t, server.Open(t), api.IPPoolKind)
+	c.want(t, "one:1", "two:1")
+	server.Corrupt(t, api.IPPoolKind, api.Key{Name: "one"})
+	create(t, s, valued(pool("three")))
+	c.want(t, "one:1", "two:1", "three:1")
 	server.Stop(t)
 	c.wantDown(t)
 	server.Start(t)
 	awaitStore(t, s)
-	create(t, s, service("a", "four"))
+	create(t, s, valued(pool("four")))
 	server.Compact(t) // so that it lists
-	c.want(t, "a/one:80", "a/two:80", "a/three:80", "a/four:80")
+	c.want(t, "one:1", "two:1", "three:1", "four:1")
 	c.wantDeleted(t)
-	remove(t, s, api.ServiceKind, api.Key{Namespace: "a", Name: "one"})
-	c.want(t, "a/two:80", "a/three:80", "a/four:80")
-	c.wantDeleted(t, "a/one")
+	remove(t, s, api.IPPoolKind, api.Key{Name: "one"})
+	c.want(t, "two:1", "three:1", "four:1")
+	c.wantDeleted(t, "one")
 }

@@ -11,16 +11,19 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/store"
 )
 
 // patience bounds every wait; a healthy store needs a small part of it.
-const patience = 20 * time.Second
+const patience = time.Minute
 
-// Server is one empty store, and what can befall it.
+// Server is one empty store, and what can befall it. Its namespaces are default,
+// a, ab, b and c, if it insists on namespaces.
 type Server interface {
 	// Open returns another client.
 	Open(t *testing.T) store.Store
@@ -37,6 +40,13 @@ type Server interface {
 	// restart it.
 	Backup(t *testing.T)
 	PutBack(t *testing.T)
+}
+
+// Forgetful is implemented by servers whose history may end when they do: where
+// another's watch resumes, one has to list again. What was put back from a backup
+// is there what is too old: its operators see to it.
+type Forgetful interface {
+	ForgetsHistory()
 }
 
 // Run tests the stores that start makes; start registers its own clean-up.
@@ -85,6 +95,23 @@ func service(namespace, name string) *corev1.Service {
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": name}},
 		Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "http", Port: 80}}},
 	}
+}
+
+// policy allows one port. Of this kind no server has objects of its own.
+func policy(namespace, name string) *networkingv1.NetworkPolicy {
+	p := &networkingv1.NetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": name}},
+		Spec: networkingv1.NetworkPolicySpec{
+			Ingress:     []networkingv1.NetworkPolicyIngressRule{{Ports: []networkingv1.NetworkPolicyPort{{Port: &intstr.IntOrString{}}}}},
+			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
+		},
+	}
+	*portOf(p) = intstr.FromInt32(80)
+	return p
+}
+
+func portOf(p *networkingv1.NetworkPolicy) *intstr.IntOrString {
+	return p.Spec.Ingress[0].Ports[0].Port
 }
 
 func pool(name string) *api.IPPool {

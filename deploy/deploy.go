@@ -1,0 +1,32 @@
+// Package deploy holds what a Kubernetes cluster needs to run Twill: for now
+// the definitions of the custom resources, which are generated from the types of
+// package api.
+package deploy
+
+import (
+	"embed"
+	"io/fs"
+)
+
+//go:generate go run ../hack/crds -dir crds
+
+//go:embed crds/*.yaml
+var files embed.FS
+
+// CustomResources are the manifests of the CustomResourceDefinitions, one a
+// kind, in the order of their file names.
+func CustomResources() ([][]byte, error) {
+	names, err := fs.Glob(files, "crds/*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	var out [][]byte
+	for _, name := range names {
+		text, err := files.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, text)
+	}
+	return out, nil
+}

@@ -1,0 +1,313 @@
+// Package kube keeps objects in the Kubernetes API: Kubernetes' kinds as they
+// are, Twill's own as custom resources. Pods take the place of
+// WorkloadEndpoints, which are derived from them and can't be written.
+//
+// It caches no objects. What nobody reads of them, such as managed fields, is
+// dropped as they come in, and stays as it is when they are written.
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/store"
+)
+
+const (
+	callTimeout = 5 * time.Second // of one request whose context has no deadline
+	pageSize    = 500             // objects in one request of a list
+	listTries   = 3               // a list that compaction overtakes starts again
+)
+
+// Config says where the API server is and who we are.
+type Config struct {
+	// Kubeconfig is a file; empty: the service account of the pod that this
+	// process runs in.
+	Kubeconfig string
+	// Logger gets what the store can't return as an error; nil drops it.
+	Logger *slog.Logger
+}
+
+// Store implements store.Store, store.Elector, store.Inspector and
+// store.Orchestrated.
+type Store struct {
+	log    *slog.Logger
+	client *rest.RESTClient
+	http   *http.Client
+	ctx    context.Context // ends with Close
+	close  context.CancelFunc
+
+	mu      sync.Mutex
+	rubbish map[string]finding // by path
+}
+
+// Open checks the configuration and returns a store. It does not wait for the
+// API server; ctx bounds nothing but Open itself.
+func Open(ctx context.Context, c Config) (store.Store, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	config, err := restConfig(c)
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes: %w", err)
+	}
+	s := &Store{log: c.Logger, rubbish: map[string]finding{}}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.http, err = rest.HTTPClientFor(config); err != nil {
+		return nil, fmt.Errorf("kubernetes: %w", err)
+	}
+	if s.client, err = rest.UnversionedRESTClientForConfigAndClient(config, s.http); err != nil {
+		return nil, fmt.Errorf("kubernetes: %w", err)
+	}
+	s.ctx, s.close = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Orchestrator implements store.Orchestrated.
+func (s *Store) Orchestrator() string { return "Kubernetes" }
+
+// Get implements store.Store. Of a pod it answers also before that has an
+// address: the agent needs a pod's labels while it attaches it.
+func (s *Store) Get(ctx context.Context, kind *api.Kind, key api.Key) (api.Object, error) {
+	if err := store.CheckKey(kind, key); err != nil {
+		return nil, err
+	}
+	obj, err := s.get(ctx, kind, key)
+	if err != nil {
+		return nil, fmt.Errorf("get %s %s: %w", kind.Name, key, err)
+	}
+	return obj, nil
+}
+
+func (s *Store) get(ctx context.Context, kind *api.Kind, key api.Key) (api.Object, error) {
+	body, err := s.call(ctx, func() *rest.Request { return s.client.Get().AbsPath(objectPath(kind, key)) })
+	if err != nil {
+		return nil, err
+	}
+	obj, err := decode(kind, body)
+	if err != nil {
+		return nil, fmt.Errorf("what the API server keeps at %s is unreadable: %w; delete it or write it anew", objectPath(kind, key), err)
+	}
+	if obj == nil {
+		return nil, store.ErrNotFound // a pod that is no endpoint
+	}
+	return obj, nil
+}
+
+// List implements store.Store; all pages are of one revision.
+func (s *Store) List(ctx context.Context, kind *api.Kind, namespace string) (store.List, error) {
+	if err := store.CheckNamespace(kind, namespace); err != nil {
+		return store.List{}, err
+	}
+	var list store.List
+	var err error
+	for range listTries {
+		list, err = s.list(ctx, kind, namespace)
+		if !errors.Is(err, store.ErrCompacted) {
+			break
+		}
+	}
+	if err != nil {
+		return store.List{}, fmt.Errorf("list %s: %w", kind.Plural, err)
+	}
+	return list, nil
+}
+
+// page is one answer to a request for a list. Items are decoded one by one: a
+// custom resource that is none of ours any more must cost no more than itself.
+type page struct {
+	Metadata metav1.ListMeta   `json:"metadata"`
+	Items    []json.RawMessage `json:"items"`
+}
+
+func (s *Store) list(ctx context.Context, kind *api.Kind, namespace string) (store.List, error) {
+	// First, so that a list of another history never gets this one's name.
+	cluster, _, err := s.history(ctx)
+	if err != nil {
+		return store.List{}, err
+	}
+	var list store.List
+	path, bad, token := listPath(kind, namespace), map[string]finding{}, ""
+	for {
+		body, err := s.call(ctx, func() *rest.Request {
+			r := selected(kind, s.client.Get().AbsPath(path)).Param("limit", strconv.Itoa(pageSize))
+			if token != "" {
+				r.Param("continue", token)
+			}
+			return r
+		})
+		if err != nil {
+			return store.List{}, err
+		}
+		var p page
+		if err := json.Unmarshal(body, &p); err != nil {
+			return store.List{}, fmt.Errorf("the API server's answer is no list: %w", err)
+		}
+		if list.Revision == "" {
+			revision, err := strconv.ParseUint(p.Metadata.ResourceVersion, 10, 64)
+			if err != nil {
+				return store.List{}, fmt.Errorf("resourceVersion %q of the list is no number", p.Metadata.ResourceVersion)
+			}
+			list.Revision = position{cluster, revision}.String()
+		}
+		for _, raw := range p.Items {
+			obj, err := decode(kind, raw)
+			switch {
+			case err != nil:
+				key := keyOf(raw)
+				found := s.unreadable(kind, raw, err)
+				bad[found.Path] = found
+				list.Unreadable = append(list.Unreadable, key)
+			case obj != nil:
+				list.Items = append(list.Items, obj)
+			}
+		}
+		if token = p.Metadata.Continue; token == "" {
+			s.replaceRubbish(kind, namespace, bad)
+			return list, nil
+		}
+	}
+}
+
+// Create implements store.Store. A status is not taken over by kinds that the
+// API server keeps it apart of: Update writes it.
+func (s *Store) Create(ctx context.Context, obj api.Object) (api.Object, error) {
+	kind, key, err := store.CheckObject(obj)
+	if err != nil {
+		return nil, err
+	}
+	created, err := s.create(ctx, kind, key, obj)
+	if err != nil {
+		return nil, fmt.Errorf("create %s %s: %w", kind.Name, key, err)
+	}
+	return created, nil
+}
+
+func (s *Store) create(ctx context.Context, kind *api.Kind, key api.Key, obj api.Object) (api.Object, error) {
+	if err := writable(kind); err != nil {
+		return nil, err
+	}
+	obj = obj.DeepCopyObject().(api.Object)
+	obj.SetResourceVersion("")
+	obj.SetUID("")
+	obj.GetObjectKind().SetGroupVersionKind(kind.New().GetObjectKind().GroupVersionKind())
+	value, err := json.Marshal(obj)
+	if err != nil {
+		return nil, err
+	}
+	body, err := s.call(ctx, func() *rest.Request {
+		return s.client.Post().AbsPath(listPath(kind, key.Namespace)).SetHeader("Content-Type", "application/json").Body(value)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return decode(kind, body)
+}
+
+// Update implements store.Store. It reads what is there first, and writes what
+// differs from it as patches: what was dropped when the object was read stays.
+// Of an object whose status is written apart, the rest is written first; when
+// somebody else writes in between, that part is kept and ErrConflict returned.
+func (s *Store) Update(ctx context.Context, obj api.Object) (api.Object, error) {
+	kind, key, err := store.CheckObject(obj)
+	if err != nil {
+		return nil, err
+	}
+	next, err := s.update(ctx, kind, key, obj)
+	if err != nil {
+		return nil, fmt.Errorf("update %s %s: %w", kind.Name, key, err)
+	}
+	return next, nil
+}
+
+func (s *Store) update(ctx context.Context, kind *api.Kind, key api.Key, obj api.Object) (api.Object, error) {
+	if err := writable(kind); err != nil {
+		return nil, err
+	}
+	old, err := s.get(ctx, kind, key)
+	if err != nil {
+		return nil, err
+	}
+	if old.GetResourceVersion() != obj.GetResourceVersion() {
+		return nil, store.ErrConflict
+	}
+	patches, err := patchesOf(kind, old, obj)
+	if err != nil {
+		return nil, err
+	}
+	next := old
+	for _, p := range patches {
+		value, err := p.encode(next.GetResourceVersion())
+		if err != nil {
+			return nil, err
+		}
+		body, err := s.call(ctx, func() *rest.Request {
+			return s.client.Patch(p.contentType).AbsPath(objectPath(kind, key) + p.subresource).Body(value)
+		})
+		if err != nil {
+			return nil, err
+		}
+		if next, err = decode(kind, body); err != nil {
+			return nil, err
+		}
+	}
+	return next, nil
+}
+
+// Delete implements store.Store.
+func (s *Store) Delete(ctx context.Context, kind *api.Kind, key api.Key, resourceVersion string) error {
+	if err := store.CheckKey(kind, key); err != nil {
+		return err
+	}
+	if err := s.delete(ctx, kind, key, resourceVersion); err != nil {
+		return fmt.Errorf("delete %s %s: %w", kind.Name, key, err)
+	}
+	return nil
+}
+
+func (s *Store) delete(ctx context.Context, kind *api.Kind, key api.Key, resourceVersion string) error {
+	if err := writable(kind); err != nil {
+		return err
+	}
+	options := metav1.DeleteOptions{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"}}
+	if resourceVersion != "" {
+		options.Preconditions = &metav1.Preconditions{ResourceVersion: &resourceVersion}
+	}
+	value, err := json.Marshal(options)
+	if err != nil {
+		return err
+	}
+	_, err = s.call(ctx, func() *rest.Request {
+		return s.client.Delete().AbsPath(objectPath(kind, key)).SetHeader("Content-Type", "application/json").Body(value)
+	})
+	return err
+}
+
+// writable refuses what is not ours to write: the kubelet publishes a pod's
+// addresses, and makes and removes pods.
+func writable(kind *api.Kind) error {
+	if kind == api.WorkloadEndpointKind {
+		return errors.New("workload endpoints are Kubernetes' pods here: use kubectl, or change what made the pod")
+	}
+	return nil
+}
+
+// Close implements store.Store.
+func (s *Store) Close() error {
+	s.close()
+	s.http.CloseIdleConnections()
+	return nil
+}
