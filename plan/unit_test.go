@@ -65,11 +65,7 @@ func TestTheNodeItselfGoes(t *testing.T) {
 // it.
 func TestALocalPodWinsItsAddress(t *testing.T) {
 	addr := netip.MustParseAddr("10.244.0.1")
-	block := api.IPAMBlockKind.New().(*api.IPAMBlock)
-	block.Name, block.Spec.CIDR, block.Spec.Affinity = "b", "10.244.0.1/32", api.AffinityOf("node01")
-	node := api.NodeKind.New().(*corev1.Node)
-	node.Name, node.Annotations = "node01", map[string]string{api.ReceivesAnnotation: `{"host-gw":{}}`}
-	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "172.16.10.11"}}
+	block, node := blockOf("b", "10.244.0.1/32", "node01"), nodeOf("node01", "172.16.10.11", `{"host-gw":{}}`)
 	for _, podFirst := range []bool{true, false} {
 		pl := newScenePlanner()
 		if podFirst {
@@ -89,4 +85,54 @@ func TestALocalPodWinsItsAddress(t *testing.T) {
 			t.Errorf("without the pod its address is routed to %+v", r)
 		}
 	}
+}
+
+// TestAPoolWithinAnother: however they come, the smallest says how its blocks are
+// reached, and the one that stays does when the other goes.
+func TestAPoolWithinAnother(t *testing.T) {
+	pool := func(name, cidr string, mode api.EncapsulationMode) *api.IPPool {
+		p := api.IPPoolKind.New().(*api.IPPool)
+		p.Name, p.Spec.CIDR, p.Spec.VXLANMode = name, cidr, mode
+		return p
+	}
+	outer, inner := pool("outer", "10.0.0.0/16", api.EncapAlways), pool("inner", "10.0.1.0/24", api.EncapNever)
+	planOf := func(pools ...api.Object) (*Planner, string) {
+		pl := newScenePlanner()
+		pl.Put(nodeOf("node01", "172.16.10.11", `{"host-gw":{},"vxlan":{"vni":1,"port":8472,"mac":"02:00:00:00:00:01"}}`))
+		pl.Put(blockOf("b", "10.0.1.0/26", "node01"))
+		for _, p := range pools {
+			pl.Put(p)
+			pl.Flush()
+		}
+		return pl, pl.Flush().String()
+	}
+	_, both := planOf(outer, inner)
+	if _, other := planOf(inner, outer); other != both {
+		t.Errorf("outer first:\n%s\ninner first:\n%s", both, other)
+	}
+	_, outerOnly := planOf(outer)
+	_, innerOnly := planOf(inner)
+	if outerOnly == both || outerOnly == innerOnly {
+		t.Errorf("the pool within makes no difference:\n%s", both)
+	}
+	for gone, want := range map[string]string{"outer": innerOnly, "inner": outerOnly} {
+		pl, _ := planOf(outer, inner)
+		pl.Delete(api.IPPoolKind, api.Key{Name: gone})
+		if got := pl.Flush().String(); got != want {
+			t.Errorf("without %s:\n%s\nwant\n%s", gone, got, want)
+		}
+	}
+}
+
+func nodeOf(name, address, receives string) *corev1.Node {
+	node := api.NodeKind.New().(*corev1.Node)
+	node.Name, node.Annotations = name, map[string]string{api.ReceivesAnnotation: receives}
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address}}
+	return node
+}
+
+func blockOf(name, cidr, node string) *api.IPAMBlock {
+	block := api.IPAMBlockKind.New().(*api.IPAMBlock)
+	block.Name, block.Spec.CIDR, block.Spec.Affinity = name, cidr, api.AffinityOf(node)
+	return block
 }
