@@ -36,6 +36,11 @@ fuzz: ## run every fuzz target for 10 minutes (FUZZTIME=1m and so on)
 kubernetes: ## build Kubernetes' own programs into the user's cache, for the tests that want a real API server
 	@./hack/kubernetes $(PROGRAMS)
 
+.PHONY: image
+image: ## write the container image as an OCI archive, bin/twill-image.tar, for amd64 and arm64
+	@mkdir -p $(BIN)
+	@go run ./hack/image -version $(VERSION) -o $(BIN)/twill-image.tar $(IMAGE)
+
 .PHONY: bench
 bench: build ## measure Twill beside its peers, one table (needs root; BENCH="-quick -only cni" and so on)
 	@./hack/as-root go run ./test/bench -v -bin $(BIN) -save $(BIN)/bench.json $(BENCH)
