@@ -225,18 +225,24 @@ func (a *Allocator) PrepareAhead(ctx context.Context) {
 	}
 }
 
-// prepare claims a block of each family that has few free addresses.
+// prepare claims blocks of each family that has few free addresses.
 func (a *Allocator) prepare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
 	var errs []error
 	for _, f := range []int{4, 6} {
 		isLow := func() bool { return a.reconciled && a.hasPool(f) && a.freeOf(f) < a.ahead }
-		a.mu.Lock()
-		low := isLow()
-		a.mu.Unlock()
-		if low {
-			errs = append(errs, a.claim(ctx, shortage{family: f}, isLow))
+		lowNow := func() bool {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return isLow()
+		}
+		// One block may be less than what is to be free.
+		for lowNow() {
+			if err := a.claim(ctx, shortage{family: f}, isLow); err != nil {
+				errs = append(errs, err)
+				break
+			}
 		}
 	}
 	return errors.Join(errs...)
