@@ -48,6 +48,7 @@ type Agent struct {
 	running   context.Context // ends with Run; for what outlives a request
 	podMTU    atomic.Int64    // of a pod that is attached now; 0: not all intent was seen yet
 
+	carries       atomic.Bool // all intent was seen and is true in the kernel, or was once
 	blocksKnown   atomic.Bool // the node's blocks were compared with the store
 	tryingJournal atomic.Bool
 
@@ -120,6 +121,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.close()
 	if err := a.restorePods(); err != nil {
 		return fmt.Errorf("restore pods: %w", err)
+	}
+	if err := a.installExecutable(); err != nil {
+		return err
 	}
 	listener, err := cni.Listen(a.config.Socket())
 	if err != nil {
@@ -217,6 +221,10 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 		}
 		drifted = false
 		if done {
+			if !a.carries.Swap(true) {
+				a.installConflist()
+				a.publishNodeOnChange()
+			}
 			retryAfter = minRetry
 		} else {
 			retry.Reset(retryAfter)

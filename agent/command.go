@@ -34,6 +34,8 @@ func newOptions(flags *pflag.FlagSet) *options {
 		{name: "node-ip", help: "this node's addresses, at most one of a family, separated by a comma; default those of the device with the default route"},
 		{name: "state-dir", value: d.StateDir, help: "directory of the journal of addresses"},
 		{name: "run-dir", value: d.RunDir, help: "directory of the CNI socket"},
+		{name: "cni-bin-dir", help: "where the container runtime looks for executables: twill-cni is put there; empty: it is not"},
+		{name: "cni-conf-dir", help: "where the container runtime looks for network configuration: it is written there when pods can be attached; empty: it is not"},
 		{name: "external-ips", help: "ranges in which Services may take external IPs, separated by commas; default none"},
 		{name: "metrics-address", value: d.MetricsAddress, help: "where /metrics and /healthz are served; empty: nowhere"},
 		{name: "log-level", value: "info", help: "debug, info, warn or error"},
@@ -85,7 +87,7 @@ func (o *options) config() (Config, slog.Level, error) {
 	values := o.resolve(os.Getenv)
 	c := Config{
 		NodeName: values["node-name"], StateDir: values["state-dir"], RunDir: values["run-dir"],
-		MetricsAddress: values["metrics-address"],
+		CNIBinDir: values["cni-bin-dir"], CNIConfDir: values["cni-conf-dir"], MetricsAddress: values["metrics-address"],
 	}
 	for _, text := range strings.FieldsFunc(values["node-ip"], func(r rune) bool { return r == ',' }) {
 		ip, err := netip.ParseAddr(strings.TrimSpace(text))

@@ -21,6 +21,9 @@ type Config struct {
 	StateDir string
 	// RunDir holds the CNI socket.
 	RunDir string
+	// CNIBinDir and CNIConfDir are where the container runtime looks for
+	// executables and for network configuration; empty: they are not touched.
+	CNIBinDir, CNIConfDir string
 	// ExternalIPs are the ranges in which Services may take external IPs. Anybody
 	// who may write a Service could else take over any address
 	// (CVE-2020-8554).
@@ -54,8 +57,8 @@ func (c Config) Validate() error {
 		}
 		seen[ip.Is6()] = ip
 	}
-	for what, dir := range map[string]string{"state": c.StateDir, "run": c.RunDir} {
-		if !filepath.IsAbs(dir) {
+	for what, dir := range map[string]string{"state": c.StateDir, "run": c.RunDir, "CNI binary": c.CNIBinDir, "CNI configuration": c.CNIConfDir} {
+		if optional := strings.HasPrefix(what, "CNI "); !filepath.IsAbs(dir) && !(optional && dir == "") {
 			errs = append(errs, fmt.Errorf("%s directory %q: give an absolute path", what, dir))
 		}
 	}

@@ -36,6 +36,9 @@ func (a *Agent) describeNode(n *corev1.Node, receives api.Receives) {
 	n.Annotations[api.UnderlayAnnotation] = mustJSON(a.underlay)
 	n.Status.Conditions = nodeConditions(n.Status.Conditions, a.health.Conditions())
 	if a.publisher.orchestrated {
+		if a.carries.Load() {
+			n.Status.Conditions = networkIsUp(n.Status.Conditions)
+		}
 		return // the rest is the kubelet's
 	}
 	n.Labels = maps.Clone(n.Labels)

@@ -299,24 +299,6 @@ func TestNotInTheLab(t *testing.T) {
 	}
 }
 
-type orchestrated struct{ store.Store }
-
-func (orchestrated) Orchestrator() string { return "Kubernetes" }
-
-// TestNoControllerBesideKubernetes: two would give services addresses.
-func TestNoControllerBesideKubernetes(t *testing.T) {
-	term := newTerminal()
-	s := term.session(map[string]string{"TWILL_KUBECONFIG": "k"})
-	s.openKube = func(context.Context, kube.Config) (store.Store, error) {
-		return orchestrated{unclosed{term.store}}, nil
-	}
-	var out, errOut bytes.Buffer
-	want := "error: Kubernetes gives services their addresses and makes their endpoint slices itself: don't run this controller there\n"
-	if code := run(t.Context(), newRoot(s), []string{"controller"}, &out, &errOut); code != ExitFailed || errOut.String() != want {
-		t.Errorf("%d %s", code, errOut.String())
-	}
-}
-
 // TestOpenFails: what etcd.Open refuses is a failure with its reason.
 func TestOpenFails(t *testing.T) {
 	term := newTerminal()

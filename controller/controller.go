@@ -1,8 +1,8 @@
-// Package controller does what a cluster needs done once, where there is no
-// Kubernetes to do it: it gives services their addresses and node ports, derives
-// EndpointSlices from services and workload endpoints, keeps the namespaces that
-// everybody expects, and clears away what a deleted node leaves behind. Of
-// several controllers one acts at a time.
+// Package controller does what a cluster needs done once: it makes the first pools
+// of addresses, and clears away what a deleted node leaves behind. Where there is no
+// Kubernetes to do it, it also gives services their addresses and node ports,
+// derives EndpointSlices from services and workload endpoints, and keeps the
+// namespaces that everybody expects. Of several controllers one acts at a time.
 //
 // It never touches a node's kernel, never changes an EndpointSlice that it did
 // not write, and keeps nothing of its own: all it knows is in the store.
@@ -48,8 +48,10 @@ const (
 	electionPeriod = time.Second // between attempts to stand for election
 )
 
-// Config says from where services get their addresses.
+// Config says from where pods and services get their addresses.
 type Config struct {
+	// PodCIDRs become pools as long as there is no pool of their family.
+	PodCIDRs []netip.Prefix
 	// ServiceCIDRs are at most one range of a family; the first is the
 	// cluster's primary family. None: services get no addresses.
 	ServiceCIDRs []netip.Prefix
@@ -65,6 +67,9 @@ type Controller struct {
 	store     store.Store
 	log       *slog.Logger
 	allocator ranges
+	podCIDRs  []netip.Prefix
+	// orchestrated: services, slices, endpoints and namespaces are another's.
+	orchestrated bool
 }
 
 // New returns a controller that does nothing until Run. A configuration that is
@@ -77,7 +82,11 @@ func New(s store.Store, c Config) *Controller {
 	if c.NodePortRange == [2]int{} {
 		c.NodePortRange = [2]int{FirstNodePort, LastNodePort}
 	}
-	return &Controller{store: s, log: log, allocator: ranges{cidrs: c.ServiceCIDRs, ports: c.NodePortRange}}
+	_, orchestrated := s.(store.Orchestrated)
+	return &Controller{
+		store: s, log: log, allocator: ranges{cidrs: c.ServiceCIDRs, ports: c.NodePortRange},
+		podCIDRs: c.PodCIDRs, orchestrated: orchestrated,
+	}
 }
 
 // Run stands for election and acts whenever it is elected, until ctx ends; that
@@ -158,8 +167,11 @@ func (c *Controller) lead(ctx context.Context) {
 		}
 	}
 	all.Go(func() { r.sweepNodes(ctx) })
-	for _, name := range expectedNamespaces {
-		r.queue.add(item{api.NamespaceKind, api.Key{Name: name}})
+	all.Go(func() { r.makePools(ctx) })
+	if !r.orchestrated {
+		for _, name := range expectedNamespaces {
+			r.queue.add(item{api.NamespaceKind, api.Key{Name: name}})
+		}
 	}
 	for range workers {
 		all.Go(func() { r.work(ctx) })
@@ -189,11 +201,15 @@ func (r *reconciler) handlers() map[*api.Kind]store.Handler {
 	}
 	putNamespace, deletedNamespace := queued(api.NamespaceKind)
 	_, deletedNode := queued(api.NodeKind)
+	// A node that joined after a backup writes its object again when that is
+	// put back, and its blocks and endpoints are not to be cleared before.
+	nodes := store.Handler{Put: func(api.Object) {}, Deleted: deletedNode, Patient: true}
+	if r.orchestrated {
+		return map[*api.Kind]store.Handler{api.NodeKind: nodes}
+	}
 	return map[*api.Kind]store.Handler{
 		api.NamespaceKind: {Put: putNamespace, Deleted: deletedNamespace},
-		// A node that joined after a backup writes its object again when that is
-		// put back, and its blocks and endpoints are not to be cleared before.
-		api.NodeKind: {Put: func(api.Object) {}, Deleted: deletedNode, Patient: true},
+		api.NodeKind:      nodes,
 		api.ServiceKind: {
 			Put:     func(obj api.Object) { r.putService(obj.(*corev1.Service)) },
 			Deleted: r.deletedService,

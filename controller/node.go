@@ -20,9 +20,12 @@ func (r *reconciler) clearNode(ctx context.Context, name string) error {
 	if err != nil || !gone {
 		return err
 	}
-	endpoints, err := r.deleteAll(ctx, api.WorkloadEndpointKind, func(obj api.Object) bool {
-		return obj.(*api.WorkloadEndpoint).Spec.Node == name
-	})
+	endpoints := 0
+	if !r.orchestrated {
+		endpoints, err = r.deleteAll(ctx, api.WorkloadEndpointKind, func(obj api.Object) bool {
+			return obj.(*api.WorkloadEndpoint).Spec.Node == name
+		})
+	}
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,7 @@ const (
 	PodInterfaceMissing  Code = "PodInterfaceMissing"
 	JournalRebuilt       Code = "JournalRebuilt"
 	JournalWriteFailed   Code = "JournalWriteFailed"
+	RuntimeNotConfigured Code = "RuntimeNotConfigured"
 	BlockLost            Code = "BlockLost"
 	AgentSilent          Code = "AgentSilent"
 )
@@ -62,6 +63,8 @@ var definitions = []Definition{
 		"look at the disk; the damaged file is kept beside it"},
 	{JournalWriteFailed, "the journal of addresses can't be written; no pod can be attached, and addresses of detached ones stay taken",
 		"read the detail; most likely the file system of --state-dir is full"},
+	{RuntimeNotConfigured, "the container runtime takes another network for pods, or none",
+		"read the detail; remove the other network's configuration"},
 	{BlockLost, "a block of addresses is another node's by now; pods with addresses from it can't be reached from other nodes",
 		"restart these pods, so that they get new addresses"},
 	{AgentSilent, "the node's agent has not renewed its lease",

@@ -21,11 +21,16 @@ import (
 
 var errClosed = errors.New("the store was closed")
 
+// kubeletConfig is where kubeadm keeps the kubelet's kubeconfig.
+const kubeletConfig = "/etc/kubernetes/kubelet.conf"
+
 // restConfig reads the kubeconfig, or what a pod is given.
 func restConfig(c Config) (*rest.Config, error) {
 	config, err := rest.InClusterConfig()
 	if c.Kubeconfig != "" {
 		config, err = clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
+	} else if server := kubeletsServer(kubeletConfig); err == nil && server != "" {
+		config.Host = server
 	}
 	if err != nil {
 		return nil, err
@@ -40,6 +45,21 @@ func restConfig(c Config) (*rest.Config, error) {
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	config.ContentType = runtime.ContentTypeJSON
 	return config, nil
+}
+
+// kubeletsServer is the API server that this node's kubelet uses, if its file can be
+// read. What a pod is given is a cluster IP, to which no packet gets before it is
+// us who translate it.
+func kubeletsServer(path string) string {
+	config, err := clientcmd.LoadFromFile(path)
+	if err != nil {
+		return ""
+	}
+	current, ok := config.Contexts[config.CurrentContext]
+	if !ok || config.Clusters[current.Cluster] == nil {
+		return ""
+	}
+	return config.Clusters[current.Cluster].Server
 }
 
 // resource is the kind that the API server has in this kind's place.
