@@ -95,7 +95,7 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 		err = a.program(ctx, localOf(allocation))
 	}
 	if err != nil {
-		a.detaching.start(id, func() { a.undo(id, link.HostInterface) })
+		a.takeDown(id)
 		ctx, cancel := context.WithTimeout(a.running, undoPatience)
 		defer cancel()
 		return cni.Attached{}, errors.Join(err, a.detaching.wait(ctx, id))
@@ -227,14 +227,30 @@ func (a *Agent) reportJournal(err error) {
 // that is done.
 func (a *Agent) Detach(ctx context.Context, of cni.ID) (err error) {
 	defer func(start time.Time) { a.metrics.observe("DEL", start, err) }(time.Now())
-	id := ipam.ID(of)
-	allocation, ok := a.ipam.Get(id)
+	a.takeDown(ipam.ID(of))
+	return nil
+}
+
+// takeDown has a pod taken down in the background. It is written down first: the
+// runtime will be told that it happened, and never ask again. A journal that can't
+// be written is no reason to keep the pod.
+func (a *Agent) takeDown(id ipam.ID) {
+	allocation, ok, err := a.ipam.Leave(id)
+	a.reportJournal(err)
 	if !ok {
-		return nil
+		return
 	}
 	a.publisher.detached(api.Key{Namespace: allocation.Namespace, Name: allocation.Pod}, id.ContainerID)
 	a.detaching.start(id, func() { a.undo(id, allocation.HostInterface) })
-	return nil
+}
+
+// goOnLeaving takes down what an earlier agent was taking down when it ended.
+func (a *Agent) goOnLeaving() {
+	for _, al := range a.ipam.List() {
+		if al.Leaving {
+			a.takeDown(al.ID)
+		}
+	}
 }
 
 // undo takes down a pod's device, then what was planned for it, then its
