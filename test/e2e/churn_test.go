@@ -12,12 +12,14 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/cni/client"
 	"github.com/twill-net/twill/lab"
 	"github.com/twill-net/twill/test/testlab"
 )
@@ -65,20 +67,66 @@ func TestPodsComeAndGo(t *testing.T) {
 		t.Errorf("only %d pods of %d were attached: that shows too little", ch.attached.Load(), *cycles)
 	}
 	for _, n := range ch.nodes {
-		if err := ch.collect(n); err != nil {
+		if err := ch.collect(n, rand.New(rand.NewPCG(first, 0))); err != nil {
 			t.Error(err)
 		}
 	}
 	ch.nothingLeft(t, before)
 	// What the agents only remember would be gone, what they wrote down is not.
 	for _, n := range ch.nodes {
-		for _, action := range []lab.Action{lab.Kill, lab.Start} {
-			if err := ch.Control(lab.ControlRequest{Node: n.node, Action: action}); err != nil {
-				t.Fatal(err)
-			}
-		}
+		ch.restart(t, n)
 	}
 	ch.nothingLeft(t, before)
+	ch.answersAreKept(t, ch.nodes[0])
+	ch.nothingLeft(t, before)
+}
+
+// answersAreKept kills an agent at once when it has answered DEL, when it can't
+// have done much of it. The sandboxes stay: with these, their devices would go by
+// themselves.
+func (ch *churn) answersAreKept(t *testing.T, n *churnNode) {
+	t.Helper()
+	const rounds, atOnce = 6, 4
+	for round := range rounds {
+		agent := ch.agentPID(t, n)
+		var answered atomic.Int64
+		var wait sync.WaitGroup
+		for i := range atOnce {
+			name := fmt.Sprintf("kept-%d-%d", round, i)
+			s, err := newSandbox(name, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ch.open[s] = true
+			if _, err := n.add(s, 0, nil); err != nil {
+				t.Fatal(err)
+			}
+			wait.Go(func() {
+				// Not by twill-cni, whose end takes as long as what is answered.
+				reply, err := client.Call(n.socket, s.environment("DEL"), []byte(`{"cniVersion":"1.1.0","name":"runtime","type":"twill-cni"}`))
+				if err != nil || reply.Status != 0 {
+					t.Errorf("DEL: %v, %s", err, reply.Output)
+				}
+				if answered.Add(1) == atOnce {
+					_ = syscall.Kill(agent, syscall.SIGKILL)
+				}
+			})
+		}
+		wait.Wait()
+		testlab.Eventually(t, patience, func() error {
+			return ch.Control(lab.ControlRequest{Node: n.node, Action: lab.Start})
+		})
+	}
+}
+
+// restart kills an agent and starts it again.
+func (ch *churn) restart(t *testing.T, n *churnNode) {
+	t.Helper()
+	for _, action := range []lab.Action{lab.Kill, lab.Start} {
+		if err := ch.Control(lab.ControlRequest{Node: n.node, Action: action}); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // churn is pods that come and go on two nodes.
@@ -144,13 +192,23 @@ func (ch *churn) live(t *testing.T, n *churnNode, random *rand.Rand, name string
 				})
 			}
 		case done%collectEvery == 1:
-			err = ch.collect(n)
+			err = ch.collect(n, random)
 		}
 		name := fmt.Sprintf("churn-%s-%d", name, i)
 		if err := errors.Join(err, ch.cycle(n, random, name, kill)); err != nil {
-			t.Errorf("pod %s on %s: %v", name, n.node, err)
+			t.Errorf("pod %s on %s: %v\n%s", name, n.node, err, ch.logOf(n))
 		}
 	}
+}
+
+// logOf is the end of the log of a node's agent.
+func (ch *churn) logOf(n *churnNode) string {
+	text, err := os.ReadFile(lab.LogPath(ch.Config.Name, "agent-"+n.node))
+	if err != nil {
+		return err.Error()
+	}
+	const enough = 400_000
+	return string(text[max(0, len(text)-enough):])
 }
 
 func moment(random *rand.Rand, within time.Duration) time.Duration {
@@ -185,7 +243,7 @@ func (ch *churn) killAgent(n *churnNode, after, again time.Duration) error {
 
 // collect calls GC. All attachments are said to be valid, even those of pods that
 // are gone, but those that were forgotten: it must not hide what DEL leaves.
-func (ch *churn) collect(n *churnNode) error {
+func (ch *churn) collect(n *churnNode, random *rand.Rand) error {
 	n.commands.Lock()
 	defer n.commands.Unlock()
 	ch.collected.Add(1)
@@ -193,7 +251,7 @@ func (ch *churn) collect(n *churnNode) error {
 	known := slices.Clone(n.known)
 	n.mu.Unlock()
 	return insist(func() error {
-		_, err := n.call("GC", nil, 0, map[string]any{"cni.dev/valid-attachments": known})
+		_, err := n.call("GC", nil, ch.killTime(random), map[string]any{"cni.dev/valid-attachments": known})
 		return err
 	})
 }
@@ -400,24 +458,28 @@ func (ch *churn) foreignNamespaces(t *testing.T, n *churnNode) (kept []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, err := ch.Status()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range status.Nodes {
-		for _, pattern := range []string{"/proc/%d/fd/*", "/proc/%d/task/*/ns/net"} {
-			paths, err := filepath.Glob(fmt.Sprintf(pattern, s.Agent.PID))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, path := range paths {
-				if to, err := os.Readlink(path); err == nil && s.Name == n.node && strings.HasPrefix(to, "net:") && to != own {
-					kept = append(kept, "namespace of a pod, "+path)
-				}
+	for _, pattern := range []string{"/proc/%d/fd/*", "/proc/%d/task/*/ns/net"} {
+		paths, err := filepath.Glob(fmt.Sprintf(pattern, ch.agentPID(t, n)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			if to, err := os.Readlink(path); err == nil && strings.HasPrefix(to, "net:") && to != own {
+				kept = append(kept, "namespace of a pod, "+path)
 			}
 		}
 	}
 	return kept
+}
+
+func (ch *churn) agentPID(t *testing.T, n *churnNode) int {
+	t.Helper()
+	status, err := ch.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(status.Nodes, func(s lab.NodeStatus) bool { return s.Name == n.node })
+	return status.Nodes[i].Agent.PID
 }
 
 // nothingLeft waits until the nodes have what they had before.
@@ -426,7 +488,7 @@ func (ch *churn) nothingLeft(t *testing.T, before map[string][]string) {
 	for _, n := range ch.nodes {
 		testlab.Eventually(t, gonePatience, func() error {
 			if diff := gocmp.Diff(before[n.node], ch.has(t, n)); diff != "" {
-				return fmt.Errorf("%s has not what it had (-before +now):\n%s", n.node, diff)
+				return fmt.Errorf("%s has not what it had (-before +now):\n%s\n%s", n.node, diff, ch.logOf(n))
 			}
 			return nil
 		})

@@ -48,11 +48,7 @@ func (r *containerRuntime) call(command string, s *sandbox, killAfter time.Durat
 		return nil, err
 	}
 	cmd := exec.Command(r.executable)
-	cmd.Env = []string{"CNI_COMMAND=" + command, "CNI_PATH=/opt/cni/bin"}
-	if s != nil {
-		cmd.Env = append(cmd.Env, "CNI_CONTAINERID="+s.id, "CNI_NETNS="+s.netns(), "CNI_IFNAME=eth0",
-			"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME="+s.name)
-	}
+	cmd.Env = s.environment(command)
 	var out, problem bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(text), &out, &problem
 	if err := cmd.Start(); err != nil {
@@ -136,6 +132,16 @@ func (s *sandbox) String() string {
 		return "all"
 	}
 	return s.id
+}
+
+// environment is what the CNI executable gets; s may be nil.
+func (s *sandbox) environment(command string) []string {
+	env := []string{"CNI_COMMAND=" + command, "CNI_PATH=/opt/cni/bin"}
+	if s != nil {
+		env = append(env, "CNI_CONTAINERID="+s.id, "CNI_NETNS="+s.netns(), "CNI_IFNAME=eth0",
+			"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME="+s.name)
+	}
+	return env
 }
 
 func (s *sandbox) netns() string { return filepath.Join(s.space.Task(), "ns", "net") }
