@@ -63,8 +63,9 @@ func (r *containerRuntime) call(command string, s *sandbox, killAfter time.Durat
 	return out.Bytes(), nil
 }
 
-// add attaches a sandbox and returns its addresses.
-func (r *containerRuntime) add(s *sandbox, killAfter time.Duration, labels map[string]string) ([]netip.Addr, error) {
+// add attaches a sandbox, with the addresses that it wants, and returns those that
+// it has got.
+func (r *containerRuntime) add(s *sandbox, killAfter time.Duration, labels map[string]string, want ...netip.Addr) ([]netip.Addr, error) {
 	type label struct {
 		Key   string `json:"key"`
 		Value string `json:"value"`
@@ -73,7 +74,7 @@ func (r *containerRuntime) add(s *sandbox, killAfter time.Duration, labels map[s
 	for k, v := range labels {
 		list = append(list, label{k, v})
 	}
-	out, err := r.call("ADD", s, killAfter, map[string]any{"args": map[string]any{"cni": map[string]any{"labels": list}}})
+	out, err := r.call("ADD", s, killAfter, map[string]any{"args": map[string]any{"cni": map[string]any{"labels": list, "ips": want}}})
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +84,6 @@ func (r *containerRuntime) add(s *sandbox, killAfter time.Duration, labels map[s
 	if err := json.Unmarshal(out, &result); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
 	}
-	s.result = out
 	var addrs []netip.Addr
 	for _, ip := range result.IPs {
 		addrs = append(addrs, ip.Address.Addr())
@@ -103,7 +103,6 @@ type sandbox struct {
 	id, name string
 	space    *space.Space
 	links    *netlink.Handle
-	result   json.RawMessage // of ADD
 
 	mu       sync.Mutex
 	listener net.Listener
