@@ -131,6 +131,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	a.running = ctx
+	a.goOnLeaving()
 	for _, kind := range followed {
 		a.unsynced[kind] = struct{}{}
 	}

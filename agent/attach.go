@@ -13,6 +13,7 @@ import (
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/cni"
+	"github.com/twill-net/twill/dataplane/conntrack"
 	"github.com/twill-net/twill/dataplane/pod"
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/ipam"
@@ -95,7 +96,7 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 		err = a.program(ctx, localOf(allocation))
 	}
 	if err != nil {
-		a.detaching.start(id, func() { a.undo(id, link.HostInterface) })
+		a.takeDown(id)
 		ctx, cancel := context.WithTimeout(a.running, undoPatience)
 		defer cancel()
 		return cni.Attached{}, errors.Join(err, a.detaching.wait(ctx, id))
@@ -227,28 +228,45 @@ func (a *Agent) reportJournal(err error) {
 // that is done.
 func (a *Agent) Detach(ctx context.Context, of cni.ID) (err error) {
 	defer func(start time.Time) { a.metrics.observe("DEL", start, err) }(time.Now())
-	id := ipam.ID(of)
-	allocation, ok := a.ipam.Get(id)
-	if !ok {
-		return nil
-	}
-	a.publisher.detached(api.Key{Namespace: allocation.Namespace, Name: allocation.Pod}, id.ContainerID)
-	a.detaching.start(id, func() { a.undo(id, allocation.HostInterface) })
+	a.takeDown(ipam.ID(of))
 	return nil
 }
 
-// undo takes down a pod's device, then what was planned for it, then its
-// addresses: the other way round a packet could pass without policy, or an
+// takeDown has a pod taken down in the background. It is written down first: the
+// runtime will be told that it happened, and never ask again. A journal that can't
+// be written is no reason to keep the pod.
+func (a *Agent) takeDown(id ipam.ID) {
+	allocation, ok, err := a.ipam.Leave(id)
+	a.reportJournal(err)
+	if !ok {
+		return
+	}
+	a.publisher.detached(api.Key{Namespace: allocation.Namespace, Name: allocation.Pod}, id.ContainerID)
+	a.detaching.start(id, func() { a.undo(allocation) })
+}
+
+// goOnLeaving takes down what an earlier agent was taking down when it ended.
+func (a *Agent) goOnLeaving() {
+	for _, al := range a.ipam.List() {
+		if al.Leaving {
+			a.takeDown(al.ID)
+		}
+	}
+}
+
+// undo takes down a pod's device, then what was planned for it and its connections,
+// then its addresses: the other way round a packet could pass without policy, or an
 // address be in use twice.
-func (a *Agent) undo(id ipam.ID, hostInterface string) {
-	log := a.log.With("pod", id)
-	a.insist(log, "remove a pod's device; its addresses stay taken", func() error { return pod.Detach(hostInterface) })
+func (a *Agent) undo(al ipam.Allocation) {
+	log := a.log.With("pod", al.ID)
+	a.insist(log, "remove a pod's device; its addresses stay taken", func() error { return pod.Detach(al.HostInterface) })
 	// Detached from the request: it has to happen whatever becomes of that.
-	if err := a.onLoop(a.running, func() { a.planner.DeleteLocal(hostInterface) }); err != nil {
+	if err := a.onLoop(a.running, func() { a.planner.DeleteLocal(al.HostInterface) }); err != nil {
 		return // stopping: the next start compares journal and kernel
 	}
+	a.insist(log, "forget a pod's connections; its addresses stay taken", func() error { return conntrack.Forget(al.Addresses) })
 	a.insist(log, "release a pod's addresses", func() error {
-		_, released, err := a.ipam.Release(id)
+		_, released, err := a.ipam.Release(al.ID)
 		a.reportJournal(err)
 		if released {
 			a.health.Clear(health.PoolExhausted, "") // until an ADD finds none again

@@ -11,6 +11,7 @@ import (
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/cni"
+	"github.com/twill-net/twill/dataplane/conntrack"
 	"github.com/twill-net/twill/dataplane/pod"
 	"github.com/twill-net/twill/ipam"
 	"github.com/twill-net/twill/plan"
@@ -131,6 +132,9 @@ func (a *Agent) restorePods() error {
 	}
 	for _, al := range report.Freed {
 		a.log.Info("released the addresses of a pod that is gone", "namespace", al.Namespace, "pod", al.Pod, "addresses", al.Addresses)
+		if err := conntrack.Forget(al.Addresses); err != nil {
+			return err
+		}
 	}
 	for _, al := range report.Adopted {
 		a.log.Warn("took up a pod that the journal did not know", "interface", al.HostInterface, "addresses", al.Addresses)

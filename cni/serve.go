@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/twill-net/twill/cni/client"
 )
 
@@ -129,6 +131,12 @@ func (s *server) handle(ctx context.Context, conn net.Conn) {
 		return
 	}
 	defer unlock()
+	if hungUp(conn) {
+		// Done late, DEL and GC would take down what the runtime has attached since
+		// it gave up waiting.
+		s.reply(conn, req, reply{failure: fail(client.CodeTryAgainLater, "nobody waits for the answer any more", "it was not begun")}, start)
+		return
+	}
 	answer := answer(ctx, req, s.attacher)
 	err = s.reply(conn, req, answer, start)
 	if err == nil || req.Command != client.Add || answer.failure != nil {
@@ -172,6 +180,24 @@ func (s *server) lock(ctx context.Context, req request) (unlock func(), err erro
 func cancelOnHangUp(conn net.Conn, cancel func()) {
 	_, _ = io.Copy(io.Discard, conn)
 	cancel()
+}
+
+// hungUp says whether the client is gone, and not just has nothing more to send.
+func hungUp(conn net.Conn) bool {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	poll := []unix.PollFd{{}}
+	err = raw.Control(func(fd uintptr) {
+		poll[0].Fd = int32(fd)
+		_, _ = unix.Poll(poll, 0)
+	})
+	return err == nil && poll[0].Revents&unix.POLLHUP != 0
 }
 
 // drain reads what comes after the request, or is left of a bad one: closing a

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,11 +101,82 @@ func TestHangUpCancelsAdd(t *testing.T) {
 	}
 }
 
+// What cleans up and comes late, because it had to wait or the agent was slow, is
+// not done if its caller is gone: the runtime has asked again, and may have attached
+// the container anew meanwhile.
+func TestLateAndAlone(t *testing.T) {
+	for _, command := range []string{client.Del, client.GC} {
+		begun, goOn := make(chan struct{}), make(chan struct{})
+		f := &fakeAttacher{block: func(context.Context) error { close(begun); <-goOn; return nil }}
+		reported := make(chan string, 10)
+		s := &server{attacher: f, log: slog.New(slog.NewTextHandler(lines(reported), nil)), locks: newLocks()}
+		add, served := socketPair(t)
+		s.requests.Go(func() { s.handle(t.Context(), served) })
+		if _, err := add.Write(addRequest("1.1.0").frame()); err != nil {
+			t.Fatal(err)
+		}
+		<-begun
+		late, conn := socketPair(t)
+		if _, err := late.Write(as(addRequest("1.1.0", `"cni.dev/valid-attachments":[]`), command).frame()); err != nil {
+			t.Fatal(err)
+		}
+		late.Close()
+		close(goOn)
+		if answer := unframe(t, readAll(t, add)); answer.failure != nil {
+			t.Fatal(answer.failure)
+		}
+		<-reported
+		s.handle(t.Context(), conn)
+		if said := <-reported; !strings.Contains(said, "command="+command) || !strings.Contains(said, "nobody waits") {
+			t.Errorf("%s: %s", command, said)
+		}
+		if _, ok := f.get(podID); !ok {
+			t.Errorf("%s that came late has taken down the pod", command)
+		}
+		s.requests.Wait()
+	}
+}
+
+// lines sends each line that is written.
+type lines chan<- string
+
+func (l lines) Write(b []byte) (int, error) {
+	l <- string(b)
+	return len(b), nil
+}
+
+func socketPair(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]net.Conn
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "socketpair")
+		if ends[i], err = net.FileConn(file); err != nil {
+			t.Fatal(err)
+		}
+		file.Close()
+		t.Cleanup(func() { ends[i].Close() })
+	}
+	return ends[0], ends[1]
+}
+
+func readAll(t *testing.T, conn net.Conn) []byte {
+	t.Helper()
+	text, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 // A success that nobody learns of is undone: the runtime's DEL may have come
 // before the ADD that it had killed, and found nothing.
 func TestAddThatNobodyWaitedFor(t *testing.T) {
-	gone := make(chan struct{})
-	f := &fakeAttacher{block: func(context.Context) error { <-gone; return nil }}
+	begun, gone := make(chan struct{}), make(chan struct{})
+	f := &fakeAttacher{block: func(context.Context) error { close(begun); <-gone; return nil }}
 	socket := serve(t, f)
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
@@ -113,6 +185,7 @@ func TestAddThatNobodyWaitedFor(t *testing.T) {
 	if _, err := conn.Write(addRequest("1.0.0").frame()); err != nil {
 		t.Fatal(err)
 	}
+	<-begun
 	conn.Close()
 	close(gone)
 	for deadline := time.Now().Add(10 * time.Second); ; {

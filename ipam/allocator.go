@@ -72,6 +72,8 @@ type Allocation struct {
 	NetNS         string       `json:",omitempty"`
 	Addresses     []netip.Addr // IPv4 first
 	Extra         []byte       `json:",omitempty"`
+	// Leaving: the interface is being taken down; see Leave.
+	Leaving bool `json:",omitempty"`
 }
 
 // Options are the settings of an Allocator.

@@ -457,3 +457,36 @@ func BenchmarkAllocateRelease(b *testing.B) {
 		mustRelease(b, a, "a")
 	}
 }
+
+// Who is being taken down when the agent dies is so for the next one.
+func TestLeaving(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ipam.journal")
+	s := memory.New()
+	a := open(t, path, "node01", s, ipPool("v4", "10.0.0.0/24", 26))
+	if _, err := a.Reconcile(nil); err != nil {
+		t.Fatal(err)
+	}
+	mustAllocate(t, a, request("goes"))
+	mustAllocate(t, a, request("stays"))
+	for range 2 {
+		if al, ok, err := a.Leave(ID{"goes", "eth0"}); !al.Leaving || !ok || err != nil {
+			t.Errorf("leave: %+v, %t, %v", al, ok, err)
+		}
+	}
+	if _, ok, err := a.Leave(ID{"nobody", "eth0"}); ok || err != nil {
+		t.Errorf("who has nothing leaves: %t, %v", ok, err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a, err := Open(path, "node01", Options{Store: s, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	for name, leaving := range map[string]bool{"goes": true, "stays": false} {
+		if al, ok := a.Get(ID{name, "eth0"}); al.Leaving != leaving || !ok {
+			t.Errorf("after a restart: %+v", al)
+		}
+	}
+}

@@ -128,6 +128,28 @@ func (a *Allocator) Identify(id ID, namespace, pod string, extra []byte) (Alloca
 	return al, true, nil
 }
 
+// Leave notes in the journal that a pod interface is being taken down, and returns
+// what it has; false if it has nothing. Who restarts the agent before Release was
+// called finds it Leaving, and goes on.
+func (a *Allocator) Leave(id ID) (Allocation, bool, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	known := a.allocations[id]
+	if known == nil {
+		return Allocation{}, false, nil
+	}
+	if known.Leaving {
+		return *known, true, nil
+	}
+	al := *known
+	al.Leaving = true
+	if err := a.journal.apply(change{Put: []Allocation{al}}); err != nil {
+		return *known, true, err
+	}
+	a.allocations[id] = &al
+	return al, true, nil
+}
+
 // ConfirmBlocks compares the node's blocks with the store: blocks that the
 // store lacks are claimed again, blocks that only the store knows are adopted,
 // and blocks that are another node's by now are given up and returned. Pods

@@ -1,10 +1,10 @@
 // Package conntrack removes connection tracking entries that lead UDP clients
-// to backends which no longer serve them, or to none at all. TCP tells its
-// clients itself; a UDP client that keeps sending keeps its entry alive for
-// ever.
+// to backends which no longer serve them, or to none at all, and those of pods that
+// are gone. TCP tells its clients itself; a UDP client that keeps sending keeps its
+// entry alive for ever.
 //
-// It never removes an entry of another protocol, or of an address and port that
-// the plan does not name as a front end, and never flushes the table.
+// Of front ends it never removes an entry of another protocol, or of an address and
+// port that the plan does not name. It never flushes the table.
 package conntrack
 
 import (
@@ -96,7 +96,10 @@ func (t target) stale(e entry) bool {
 func (k *Kernel) clean(is4 bool, targets map[plan.Frontend]target) (deleted int, err error) {
 	for range attempts {
 		var doomed [][]byte
-		err = k.dump(is4, func(e entry, raw []byte) {
+		err = k.dump(is4, filterUDP(), func(e entry, raw []byte) {
+			if e.protocol != unix.IPPROTO_UDP {
+				return
+			}
 			t, dirty := targets[plan.Frontend{Addr: e.destination.Addr(), Port: e.destination.Port()}]
 			if dirty && t.stale(e) {
 				doomed = append(doomed, raw)
@@ -118,15 +121,6 @@ func (k *Kernel) clean(is4 bool, targets map[plan.Frontend]target) (deleted int,
 	return deleted, fmt.Errorf("list UDP connections: the table changed during each of %d dumps: %w", attempts, err)
 }
 
-// What package nl does not name (linux/netfilter/nfnetlink_conntrack.h). The
-// kernel filters a dump by the parts of a tuple whose flags are set; kernels
-// before 5.8 ignore this and dump everything.
-const (
-	ctaFilter          = 25
-	ctaFilterOrigFlags = 1
-	filterProtocol     = 1 << 3
-)
-
 func (k *Kernel) request(operation, flags int, is4 bool) *nl.NetlinkRequest {
 	family := uint8(unix.AF_INET6)
 	if is4 {
@@ -140,17 +134,15 @@ func (k *Kernel) request(operation, flags int, is4 bool) *nl.NetlinkRequest {
 	return r
 }
 
-// dump calls each for every UDP connection of a family, with its message.
-func (k *Kernel) dump(is4 bool, each func(e entry, raw []byte)) error {
+// dump calls each for the connections of a family that pass a filter, and on kernels
+// that have no filters for all, with its message.
+func (k *Kernel) dump(is4 bool, filter []*nl.RtAttr, each func(e entry, raw []byte)) error {
 	r := k.request(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, is4)
-	tuple := nl.NewRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_ORIG, nil)
-	tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_PROTO, nil).AddRtAttr(nl.CTA_PROTO_NUM, []byte{unix.IPPROTO_UDP})
-	filter := nl.NewRtAttr(unix.NLA_F_NESTED|ctaFilter, nil)
-	filter.AddRtAttr(ctaFilterOrigFlags, nl.Uint32Attr(filterProtocol))
-	r.AddData(tuple)
-	r.AddData(filter)
+	for _, attribute := range filter {
+		r.AddData(attribute)
+	}
 	return r.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(raw []byte) bool {
-		if e, ok := parse(raw); ok && e.protocol == unix.IPPROTO_UDP {
+		if e, ok := parse(raw); ok {
 			each(e, raw)
 		}
 		return true
@@ -173,6 +165,7 @@ func (k *Kernel) delete(is4 bool, raw []byte) error {
 // entry is what we need to know of a connection.
 type entry struct {
 	protocol    uint8
+	source      netip.AddrPort // the client
 	destination netip.AddrPort // as the client sees it
 	replySource netip.AddrPort // who answers
 }
@@ -186,7 +179,7 @@ func parse(raw []byte) (e entry, ok bool) {
 	for kind, value := range attribute.All(raw[nl.SizeofNfgenmsg:]) {
 		switch kind {
 		case nl.CTA_TUPLE_ORIG:
-			_, e.destination, e.protocol, haveOriginal = parseTuple(value)
+			e.source, e.destination, e.protocol, haveOriginal = parseTuple(value)
 		case nl.CTA_TUPLE_REPLY:
 			e.replySource, _, _, haveReply = parseTuple(value)
 		}

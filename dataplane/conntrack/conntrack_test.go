@@ -216,3 +216,27 @@ func BenchmarkApply(b *testing.B) {
 		}
 	}
 }
+
+// TestForget takes away all that an address has to do with, and nothing else.
+func TestForget(t *testing.T) {
+	ns := testnet.New(t)
+	all := []connection{
+		{"began it", unix.IPPROTO_UDP, "10.244.0.2:1001", "10.1.0.10:53", "10.244.0.3:53"},
+		{"was asked", unix.IPPROTO_TCP, "10.0.0.1:1002", "10.244.0.2:80", "10.244.0.2:80"},
+		{"answers for a service", unix.IPPROTO_UDP, "10.0.0.1:1003", "10.1.0.10:53", "10.244.0.2:53"},
+		{"another pod", unix.IPPROTO_UDP, "10.0.0.1:1004", "10.1.0.10:53", "10.244.0.3:53"},
+		{"IPv6, was asked", unix.IPPROTO_UDP, "[fd00::1]:1001", "[fd00:1::2]:53", "[fd00:1::2]:53"},
+		{"IPv6, another pod", unix.IPPROTO_UDP, "[fd00::1]:1002", "[fd00:1::3]:53", "[fd00:1::3]:53"},
+	}
+	for _, c := range all {
+		c.make(t, ns)
+	}
+	ns.Do(func() {
+		if err := conntrack.Forget([]netip.Addr{netip.MustParseAddr("10.244.0.2"), netip.MustParseAddr("fd00:1::2")}); err != nil {
+			t.Error(err)
+		}
+	})
+	if diff := cmp.Diff([]string{"IPv6, another pod", "another pod"}, left(t, ns, all)); diff != "" {
+		t.Errorf("what is left (-want +got):\n%s", diff)
+	}
+}

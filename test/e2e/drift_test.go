@@ -94,6 +94,16 @@ func TestDriftIsMended(t *testing.T) {
 	c.expect(t, "a/client -> a/server:80\nnode/node01 -> a/server:80", "a/other -> a/client:80 a/server:80")
 }
 
+// needPrograms skips a test that can't look at a node by hand.
+func needPrograms(t *testing.T) {
+	t.Helper()
+	for _, program := range []string{"nft", "ip", "bridge"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("needs the program %s, to look at nodes and change things by hand: %v", program, err)
+		}
+	}
+}
+
 // driftCluster is a cluster with something of each sort on the node master.
 type driftCluster struct {
 	*cluster
@@ -102,11 +112,7 @@ type driftCluster struct {
 
 func newDriftCluster(t *testing.T) *driftCluster {
 	t.Helper()
-	for _, program := range []string{"nft", "ip", "bridge"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("needs the program %s, to change things by hand: %v", program, err)
-		}
-	}
+	needPrograms(t)
 	port := []lab.Port{{Port: 80}}
 	c := &driftCluster{cluster: newCluster(t, []pod{
 		{"a/client", "master", map[string]string{"app": "client"}, port},
@@ -170,7 +176,7 @@ func (c *driftCluster) startLoad(t *testing.T) (stop func() load.Result) {
 // returns how long it was not, all tries together.
 func (c *driftCluster) drift(t *testing.T, script string) (missing time.Duration) {
 	t.Helper()
-	before := c.state(t)
+	before := c.state(t, "master")
 	for range driftTries {
 		words := strings.NewReplacer("${veth}", c.veth, "${mac}", c.mac)
 		if strings.Contains(script, "${rule}") {
@@ -180,7 +186,7 @@ func (c *driftCluster) drift(t *testing.T, script string) (missing time.Duration
 			t.Fatal(err)
 		}
 		took := testlab.Eventually(t, patience, func() error {
-			if diff := cmp.Diff(before, c.state(t)); diff != "" {
+			if diff := cmp.Diff(before, c.state(t, "master")); diff != "" {
 				return fmt.Errorf("not mended:\n%s", diff)
 			}
 			return nil
@@ -195,11 +201,11 @@ func (c *driftCluster) drift(t *testing.T, script string) (missing time.Duration
 	return missing
 }
 
-// state is what the node has of ours, in an order that does not depend on when
-// it was made.
-func (c *driftCluster) state(t *testing.T) []string {
+// state is what a node has of ours, in an order that does not depend on when it
+// was made.
+func (c *cluster) state(t *testing.T, node string) []string {
 	t.Helper()
-	out, err := c.run("node/master", "sh", "-c", `
+	out, err := c.run("node/"+node, "sh", "-c", `
 		for family in -4 -6; do
 			ip $family route show table all proto 84
 			ip $family neigh show nud permanent
@@ -214,7 +220,7 @@ func (c *driftCluster) state(t *testing.T) []string {
 	}
 	lines := strings.Split(out, "\n")
 	slices.Sort(lines)
-	rules, err := c.run("node/master", "nft", "-s", "list", "ruleset")
+	rules, err := c.run("node/"+node, "nft", "-s", "list", "ruleset")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,8 +14,10 @@ import (
 )
 
 var (
-	seed  = flag.Uint64("seed", 0, "begin TestTraceAgreesWithPackets with this seed instead of a random one")
-	cases = flag.Int("cases", 96, "how many random connections TestTraceAgreesWithPackets tries")
+	seed   = flag.Uint64("seed", 0, "begin random tests with this seed instead of a random one")
+	cases  = flag.Int("cases", 96, "how many random connections TestTraceAgreesWithPackets tries")
+	cycles = flag.Int("cycles", 100, "how many pods come and go in TestPodsComeAndGo")
+	starts = flag.Int("starts", 30, "how many pods TestPodStartIsClosed starts")
 )
 
 func TestMain(m *testing.M) { testlab.Main(m) }
