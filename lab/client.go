@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/rpc"
+	"net/rpc/jsonrpc"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,7 +35,7 @@ func Dial(name string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the supervisor of lab %q does not answer: clean up with \"twill lab down --name %s\" (%w)", name, name, err)
 	}
-	return &Client{cfg, rpc.NewClient(conn)}, nil
+	return &Client{cfg, jsonrpc.NewClient(conn)}, nil
 }
 
 // Close ends the connection, not the lab.

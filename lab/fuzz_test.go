@@ -2,7 +2,7 @@ package lab
 
 import (
 	"bytes"
-	"encoding/gob"
+	"encoding/json"
 	"io"
 	"net/rpc"
 	"strings"
@@ -49,15 +49,11 @@ func FuzzControlSocket(f *testing.F) {
 		{"Control", ControlRequest{Process: "etcd", Action: "frob"}},
 		{"Control", ControlRequest{Node: "node07", Action: Kill}},
 	} {
-		var b bytes.Buffer
-		e := gob.NewEncoder(&b)
-		if err := e.Encode(rpc.Request{ServiceMethod: "Lab." + call.method, Seq: 1}); err != nil {
+		text, err := json.Marshal(map[string]any{"method": "Lab." + call.method, "params": []any{call.body}, "id": 1})
+		if err != nil {
 			f.Fatal(err)
 		}
-		if err := e.Encode(call.body); err != nil {
-			f.Fatal(err)
-		}
-		f.Add(b.Bytes())
+		f.Add(text)
 	}
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, said []byte) {
@@ -71,7 +67,7 @@ func FuzzControlSocket(f *testing.F) {
 			t.Fatal(err)
 		}
 		w := &wire{Reader: bytes.NewReader(said)}
-		server.ServeConn(w)
+		serveConn(server, w)
 		var out Status
 		if err := (&service{s}).Status(Nothing{}, &out); err != nil || len(out.Nodes) != 1 {
 			t.Errorf("afterwards: %+v, %v", out, err)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/rpc"
+	"net/rpc/jsonrpc"
 	"os"
 	"slices"
 	"strings"
@@ -33,7 +35,21 @@ func (s *supervisor) serve(l net.Listener) {
 	if err := server.RegisterName("Lab", &service{s}); err != nil {
 		panic(err) // a method has the wrong form: a mistake in this file
 	}
-	go server.Accept(l)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return // the lab ends
+			}
+			go serveConn(server, conn)
+		}
+	}()
+}
+
+// serveConn speaks JSON: gob, which is net/rpc's own encoding, panics on some
+// bytes that nobody should send.
+func serveConn(server *rpc.Server, conn io.ReadWriteCloser) {
+	server.ServeCodec(jsonrpc.NewServerCodec(conn))
 }
 
 // Nothing stands for a request or reply without content.
