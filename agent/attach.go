@@ -67,7 +67,7 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	}
 	netns, err := namespaceID(att.NetNS)
 	if err != nil {
-		return cni.Attached{}, err
+		return cni.Attached{}, fmt.Errorf("find the pod's network namespace, as CNI_NETNS names it: %w", err)
 	}
 	extra, err := json.Marshal(journaled{
 		Network: att.Network, UID: types.UID(att.UID), NetNSID: netns, MAC: link.PodMAC, MTU: link.MTU, Labels: att.Labels, Ports: att.Ports,

@@ -131,6 +131,17 @@ func Usage(err error) error { return usageError{err} }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// takes is for commands with so many arguments: with another number it says how the
+// command is called.
+func takes(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usagef("%d arguments are given, %d are needed: %s", len(args), n, cmd.UseLine())
+		}
+		return nil
+	}
+}
+
 // whenStarted calls f before any command's own code: whatever fails earlier is
 // wrong usage (an unknown command or flag, too many arguments).
 func whenStarted(cmd *cobra.Command, f func()) {

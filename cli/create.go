@@ -25,7 +25,7 @@ func newCreate(s *Session) *cobra.Command {
 		Long: `Create a namespace. It gets the label kubernetes.io/metadata.name, by which
 policies can select it. It is an error if there is one with that name.`,
 		Example: `  twill create namespace policy-demo`,
-		Args:    cobra.ExactArgs(1),
+		Args:    takes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: args[0]}}
 			api.Default(ns)

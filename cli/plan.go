@@ -25,7 +25,7 @@ The plan is computed here from the store by the code that the agent runs; the
 node is not asked. Compare it with "nft list table inet twill" on the node.`,
 		Example: `  twill plan node01
   twill plan node01 | grep ^route`,
-		Args: cobra.ExactArgs(1),
+		Args: takes(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			st, err := s.OpenStore(cmd.Context())
 			if err != nil {

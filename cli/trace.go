@@ -36,7 +36,7 @@ machine, and the command fails if it does not meet with the verdict.`,
   twill trace default/shell node/node01:30080
   twill trace 172.16.10.200 172.16.10.10:30080
   twill trace -n policy-demo --probe access nginx:80`,
-		Args: cobra.ExactArgs(2),
+		Args: takes(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q, err := parseQuery(namespace, args[0], args[1])
 			if err != nil {

@@ -99,6 +99,9 @@ and root, uses nothing of the host's network, and leaves nothing behind.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		Args:              cobra.NoArgs,
+		// Without it an unknown command would be answered with help, as if it had
+		// been asked for.
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	name := os.Getenv("TWILL_LAB")
 	if name == "" {

@@ -22,6 +22,7 @@ func TestUsage(t *testing.T) {
 		args string
 		want string
 	}{
+		{"frob", `unknown command "frob" for "twill lab"`},
 		{"up --nodes three", "--nodes"},
 		{"up --pool 10.0.0.0", "--pool"},
 		{"up more", "usage:"},
