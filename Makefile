@@ -33,8 +33,8 @@ fuzz: ## run every fuzz target for 10 minutes (FUZZTIME=1m and so on)
 	@./hack/fuzz
 
 .PHONY: kubernetes
-kubernetes: ## build Kubernetes' own programs into the user's cache, for the tests that want a real API server
-	@./hack/kubernetes $(PROGRAMS)
+kubernetes: ## build Kubernetes' own programs, and images, into the user's cache: for a lab with a real cluster, and tests (needs root)
+	@dir=$$(./hack/kubernetes $(PROGRAMS)) && ./hack/as-root ./hack/kubernetes-images "$$dir" && echo "$$dir"
 
 .PHONY: image
 image: ## write the container image as an OCI archive, bin/twill-image.tar, for amd64 and arm64

@@ -1,6 +1,6 @@
-// Package deploy holds what a Kubernetes cluster needs to run Twill: for now
-// the definitions of the custom resources, which are generated from the types of
-// package api.
+// Package deploy holds what a Kubernetes cluster needs to run Twill: the
+// definitions of the custom resources, which are generated from the types of
+// package api, and twill.yaml with all else.
 package deploy
 
 import (

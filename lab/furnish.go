@@ -16,6 +16,10 @@ const (
 	binDir     = "/run/twill-lab-bin"
 	scratchDir = "/run/twill-lab-scratch"
 	cniBinDir  = "/opt/cni/bin"
+
+	// loopbackPlugin is what containerd sets lo up with (Debian:
+	// containernetworking-plugins).
+	loopbackPlugin = "/usr/lib/cni/loopback"
 )
 
 // AgentMetrics is where a node's agent tells its metrics, on the node.
@@ -40,6 +44,7 @@ type furniture struct {
 	executables string // the host's directory
 	labDir      string // made visible inside if not empty
 	node        bool   // has what is expected of a node's file system
+	kubernetes  bool   // has what a kubelet and a container runtime need
 }
 
 // furnish is called on the space's thread. /run is empty but for what is ours;
@@ -79,7 +84,27 @@ func (f furniture) furnish() error {
 	if err := f.directories(); err != nil {
 		return err
 	}
+	if f.kubernetes {
+		return f.furnishKubelet()
+	}
 	return space.Sysfs()
+}
+
+// furnishKubelet gives a node what containers are made of. A runtime's layers
+// can't lie on an overlay.
+func (f furniture) furnishKubelet() error {
+	if err := seeCgroups(); err != nil {
+		return err
+	}
+	for _, dir := range []string{"/var/lib/containerd", kubeletDir, "/var/log", "/etc/kubernetes"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := space.Tmpfs(dir, f.mark); err != nil {
+			return err
+		}
+	}
+	return space.Share()
 }
 
 func (f furniture) directories() error {
@@ -104,12 +129,16 @@ func (f furniture) directories() error {
 			return err
 		}
 	}
-	h, err := space.Open(filepath.Join(binDir, cniExecutable))
+	plugin := filepath.Join(binDir, cniExecutable)
+	if f.kubernetes {
+		plugin = loopbackPlugin // the network's own is installed by its agent
+	}
+	h, err := space.Open(plugin)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	return h.Bind(filepath.Join(cniBinDir, cniExecutable), true)
+	return h.Bind(filepath.Join(cniBinDir, filepath.Base(plugin)), true)
 }
 
 // host is one line of /etc/hosts.

@@ -38,6 +38,10 @@ type Config struct {
 	// first is IPv4. Empty: 10.244.0.0/16 and, in a dual-stack lab,
 	// fd00:10:244::/56.
 	Pools []netip.Prefix
+	// Kubernetes is the directory of Kubernetes' programs and of images, as "make
+	// kubernetes" fills it; then the lab is a real cluster, without a network.
+	// Empty: pods are the lab's own.
+	Kubernetes string
 	// Executables is the directory that holds twill, twill-cni and twill-lab.
 	// Empty: where the running executable is.
 	Executables string
@@ -86,6 +90,9 @@ func (c *Config) complete() error {
 	}
 	var err error
 	if c.Executables, err = filepath.Abs(c.Executables); err != nil {
+		return err
+	}
+	if err := c.completeKubernetes(); err != nil {
 		return err
 	}
 	for _, name := range executables {

@@ -14,6 +14,8 @@ type node struct {
 	addresses []netip.Addr
 	space     *space.Space
 	agent     *process
+	runtime   *process // only with Kubernetes: containerd
+	kubelet   *process // only with Kubernetes
 }
 
 func (c *Config) nameServers() []netip.Addr {
@@ -53,7 +55,7 @@ func makeNode(cfg *Config, sw *space.Space, index int) (*node, error) {
 	n := &node{name: NodeName(index), addresses: cfg.NodeAddresses(index)}
 	var err error
 	n.space, err = makeHost(cfg, sw, n.name, firstNode+index, furniture{
-		mark: mark(cfg.Name) + "/" + n.name, executables: cfg.Executables, labDir: dir(cfg.Name), node: true,
+		mark: mark(cfg.Name) + "/" + n.name, executables: cfg.Executables, labDir: dir(cfg.Name), node: true, kubernetes: cfg.Kubernetes != "",
 	})
 	if err != nil {
 		return nil, err

@@ -125,6 +125,9 @@ const (
 	Kill  Action = "kill"
 )
 
+// errKubernetes is for what a lab does itself only where it has no Kubernetes.
+var errKubernetes = errors.New("this lab's pods and agents are those of Kubernetes: use twill lab kubectl")
+
 // Status answers what there is.
 func (v *service) Status(_ Nothing, out *Status) error {
 	s := v.s
@@ -156,6 +159,9 @@ func (v *service) Run(r RunRequest, out *[]PodStatus) error {
 	names, err := r.check()
 	if err != nil {
 		return err
+	}
+	if v.s.kubernetes != nil {
+		return errKubernetes
 	}
 	if err := v.s.ensureNamespace(r.Namespace); err != nil {
 		return err
@@ -389,6 +395,9 @@ func (v *service) Enter(at Place, out *Entrance) error {
 
 // Control stops, starts or kills a process of the lab, and waits for it.
 func (v *service) Control(r ControlRequest, _ *Nothing) error {
+	if v.s.kubernetes != nil && r.Process != "etcd" {
+		return errKubernetes
+	}
 	var p *process
 	ready := func() bool { return true }
 	switch {

@@ -41,6 +41,7 @@ type supervisor struct {
 	nodes      []*node
 	etcd       *process
 	controller *process
+	kubernetes *kubernetes // nil without
 	store      store.Store
 
 	mu         sync.Mutex
@@ -55,16 +56,23 @@ func (c *Config) etcdURL() string {
 
 // bringUp makes the lab, step by step; tell gets each before it is done.
 func (s *supervisor) bringUp(ctx context.Context, tell func(string)) error {
-	for _, step := range []struct {
+	type step struct {
 		say string
 		do  func(context.Context) error
-	}{
+	}
+	steps := []step{
 		{"switch, master and etcd", s.makeMaster},
 		{"other nodes and the host outside", s.makeNodes},
 		{"pools and name service in the store", s.fillStore},
 		{"controller and agents", s.startTwill},
 		{"name server", s.startDNS},
-	} {
+	}
+	if s.cfg.Kubernetes != "" {
+		steps = append(steps[:2:2],
+			step{"Kubernetes' control plane", s.startControlPlane},
+			step{"containerd, images and kubelets", s.startKubelets})
+	}
+	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -146,6 +154,26 @@ func (s *supervisor) fillStore(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (s *supervisor) startControlPlane(ctx context.Context) error {
+	if err := s.etcd.await(s.etcdListens, startPatience); err != nil {
+		return err
+	}
+	var err error
+	if s.kubernetes, err = newKubernetes(&s.cfg, s.nodes[0]); err != nil {
+		return err
+	}
+	return s.kubernetes.start(ctx, s.nodes[0])
+}
+
+func (s *supervisor) startKubelets(ctx context.Context) error {
+	for _, n := range s.nodes {
+		if err := s.kubernetes.makeKubelet(n); err != nil {
+			return err
+		}
+	}
+	return s.kubernetes.startKubelets(ctx, s.nodes)
 }
 
 func (s *supervisor) etcdListens() bool {
@@ -269,7 +297,7 @@ func ask(from *space.Space, query *dns.Msg, server string) error {
 // takeDown ends all processes of the lab; with the last of them the namespaces
 // go.
 func (s *supervisor) takeDown() {
-	if err := space.KillMarked(mark(s.cfg.Name), killPatience); err != nil {
+	if err := killAll(s.cfg.Name, killPatience); err != nil {
 		s.log.Error("take the lab down", "error", err)
 	}
 	if s.store != nil {

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/twill-net/twill/lab/space"
 )
 
 // ErrUp is returned when a lab of that name is up already.
@@ -80,7 +78,7 @@ func isAt(f *os.File, path string) bool {
 // clearCrashed ends what a supervisor that is gone has left running and empties
 // the directory, which stays locked.
 func clearCrashed(name string) error {
-	if err := space.KillMarked(mark(name), killPatience); err != nil {
+	if err := killAll(name, killPatience); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(dir(name))
@@ -206,7 +204,7 @@ func supervisorPID(name string) (int, error) {
 
 // clear ends what is left and removes the directory, which is locked.
 func clear(name string) error {
-	if err := space.KillMarked(mark(name), killPatience); err != nil {
+	if err := killAll(name, killPatience); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(dir(name)); err != nil {

@@ -67,6 +67,29 @@ func nodeCommand(o *options) *cobra.Command {
 	}
 }
 
+func kubectlCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "kubectl ARGUMENTS...",
+		Short: "Run kubectl on the master of a lab with Kubernetes",
+		Example: `  twill lab up --kubernetes ~/.cache/twill/kubernetes-1.34.4
+  twill lab kubectl apply -f deploy/crds -f deploy/twill.yaml
+  twill lab kubectl get nodes`,
+		DisableFlagParsing: true, // they are kubectl's
+		RunE: func(_ *cobra.Command, args []string) error {
+			client, err := o.dial()
+			if err != nil {
+				return err
+			}
+			client.Close()
+			argv, err := client.Config.Kubectl(args)
+			if err != nil {
+				return err
+			}
+			return o.into(lab.Node(lab.NodeName(0)), argv)
+		},
+	}
+}
+
 func outsideCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:     "outside -- COMMAND...",

@@ -99,6 +99,7 @@ and root, uses nothing of the host's network, and leaves nothing behind.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		Args:              cobra.NoArgs,
+		TraverseChildren:  true, // kubectl's flags are not ours, those before it are
 		// Without it an unknown command would be answered with help, as if it had
 		// been asked for.
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
@@ -127,7 +128,7 @@ and root, uses nothing of the host's network, and leaves nothing behind.`,
 	root.AddCommand(
 		upCommand(o), downCommand(o), statusCommand(o), logsCommand(o), demoCommand(),
 		runCommand(o), removeCommand(o), loadCommand(o),
-		execCommand(o), nodeCommand(o), outsideCommand(o),
+		kubectlCommand(o), execCommand(o), nodeCommand(o), outsideCommand(o),
 		agentCommand(o), controlCommand(o, "controller"), controlCommand(o, "etcd"),
 		superviseCommand(), etcdServerCommand(), enterCommand(),
 	)

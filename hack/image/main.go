@@ -84,7 +84,7 @@ func run(name, version string, arches []string, out string) error {
 func build(dir, arch, version string) error {
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version=" + version, "-o", dir + "/"}
 	for _, name := range executables {
-		args = append(args, "./cmd/"+name)
+		args = append(args, "github.com/twill-net/twill/cmd/"+name)
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
@@ -132,10 +132,14 @@ func imageOf(dir, arch, version string) (v1.Image, error) {
 func layerOf(dir string) ([]byte, error) {
 	var text bytes.Buffer
 	w := tar.NewWriter(&text)
-	for _, parent := range []string{"usr/", "usr/local/", binDir + "/"} {
+	for _, parent := range []string{"usr/", "usr/local/", binDir + "/", "run/", "var/"} {
 		if err := w.WriteHeader(&tar.Header{Name: parent, Mode: 0o755, Typeflag: tar.TypeDir}); err != nil {
 			return nil, err
 		}
+	}
+	// Runtimes name namespaces below /var/run, which is /run on every node.
+	if err := w.WriteHeader(&tar.Header{Name: "var/run", Linkname: "../run", Mode: 0o777, Typeflag: tar.TypeSymlink}); err != nil {
+		return nil, err
 	}
 	for _, name := range executables {
 		if err := addFile(w, binDir+"/"+name, filepath.Join(dir, name), 0o755); err != nil {

@@ -27,19 +27,38 @@ func (h Handle) Close() { unix.Close(h.fd) }
 // Bind makes what the handle stands for appear at target, a directory or a
 // file, which is made if it is missing.
 func (h Handle) Bind(target string, readOnly bool) error {
-	if err := h.mountPoint(target); err != nil {
+	if err := h.bind(target, unix.MS_BIND); err != nil {
 		return err
-	}
-	// /proc/self is the process's first thread, which is in other namespaces.
-	source := fmt.Sprintf("/proc/thread-self/fd/%d", h.fd)
-	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s: %w", target, err)
 	}
 	if !readOnly {
 		return nil
 	}
 	if err := unix.Mount("", target, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
 		return fmt.Errorf("make %s read-only: %w", target, err)
+	}
+	return nil
+}
+
+// BindAll is Bind for a directory with all that is mounted below it.
+func (h Handle) BindAll(target string) error { return h.bind(target, unix.MS_BIND|unix.MS_REC) }
+
+func (h Handle) bind(target string, flags uintptr) error {
+	if err := h.mountPoint(target); err != nil {
+		return err
+	}
+	// /proc/self is the process's first thread, which is in other namespaces.
+	source := fmt.Sprintf("/proc/thread-self/fd/%d", h.fd)
+	if err := unix.Mount(source, target, "", flags, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", target, err)
+	}
+	return nil
+}
+
+// Share lets mounts propagate between the calling thread's mount namespace and
+// those that are copied from it later, as kubelets want it.
+func Share() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("make mounts shared: %w", err)
 	}
 	return nil
 }

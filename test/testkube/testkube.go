@@ -79,8 +79,8 @@ func Start(t testing.TB) *Server {
 	return s
 }
 
-// Program is the path of one of Kubernetes' programs. The test is skipped if it
-// was not built.
+// Program is the path of one of Kubernetes' programs, or of images/NAME.tar. The
+// test is skipped if it was not built.
 func Program(t testing.TB, name string) string {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
@@ -93,7 +93,7 @@ func Program(t testing.TB, name string) string {
 	if err != nil || version == nil {
 		t.Fatalf("which Kubernetes, and where it is: %v", err)
 	}
-	path := filepath.Join(cache, "twill", "kubernetes-"+string(version[1]), name)
+	path := filepath.Join(cache, "twill", "kubernetes-"+string(version[1]), filepath.FromSlash(name))
 	if _, err := os.Stat(path); err != nil {
 		t.Skipf("%s is not built: run make kubernetes", name)
 	}

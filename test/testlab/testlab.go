@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -84,6 +85,16 @@ var build = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
+// buildImage makes the image of which deploy/twill.yaml speaks, for this machine.
+var buildImage = sync.OnceValue(func() error {
+	cmd := exec.Command("go", "run", "github.com/twill-net/twill/hack/image",
+		"-version", "dev", "-arch", runtime.GOARCH, "-o", filepath.Join(machine.executables, "twill-image.tar"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("make the image: %w\n%s", err, out)
+	}
+	return nil
+})
+
 // endTime is kept before the tests' deadline, at which their process is ended
 // without cleaning up.
 const endTime = 10 * time.Second
@@ -103,6 +114,11 @@ func Up(t *testing.T, cfg lab.Config) *Lab {
 	dir, err := build()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if cfg.Kubernetes != "" {
+		if err := buildImage(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	cfg.Executables, cfg.Name = dir, register()
 	t.Cleanup(func() { forget(cfg.Name) })

@@ -1,0 +1,157 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twill-net/twill/lab"
+	"github.com/twill-net/twill/test/testkube"
+	"github.com/twill-net/twill/test/testlab"
+)
+
+// kubernetesPatience bounds each wait for Kubernetes, which takes its time where
+// other tests run.
+const kubernetesPatience = 3 * time.Minute
+
+const nginxDeployment = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: nginx, namespace: policy-demo}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: nginx}}
+  template:
+    metadata: {labels: {app: nginx}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+      - {name: nginx, image: nginx, imagePullPolicy: IfNotPresent, ports: [{containerPort: 80}]}
+`
+
+const accessNginx = `kind: NetworkPolicy
+apiVersion: networking.k8s.io/v1
+metadata: {name: access-nginx, namespace: policy-demo}
+spec:
+  podSelector: {matchLabels: {app: nginx}}
+  ingress:
+  - from:
+    - podSelector: {matchLabels: {run: access}}
+`
+
+// TestOnKubernetes installs Twill into a real cluster of three nodes, which has
+// no kube-proxy, and does the classic exercise there.
+func TestOnKubernetes(t *testing.T) {
+	programs := filepath.Dir(testkube.Program(t, "kubelet"))
+	testkube.Program(t, "images/nginx.tar")
+	if _, err := exec.LookPath("containerd"); err != nil {
+		t.Skip("containerd is not installed")
+	}
+	k := &kubernetes{t, testlab.Up(t, lab.Config{Nodes: 3, Kubernetes: programs})}
+
+	began := time.Now()
+	k.must("", "apply", "-f", k.file("deploy/crds"), "-f", k.file("deploy/twill.yaml"))
+	k.must("", "wait", "node", "--all", "--for=condition=Ready", "--timeout", kubernetesPatience.String())
+	t.Logf("all nodes are ready %s after they had no network", time.Since(began).Round(100*time.Millisecond))
+	k.must("", "rollout", "status", "-n", "kube-system", "daemonset/twill-agent", "--timeout", kubernetesPatience.String())
+	for _, condition := range strings.Fields(k.must("", "get", "nodes", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="NetworkUnavailable")].status}`)) {
+		if condition != "False" {
+			t.Errorf("NetworkUnavailable is %s", condition)
+		}
+	}
+
+	k.must("", "create", "ns", "policy-demo")
+	k.must(nginxDeployment, "apply", "-f", "-")
+	k.must("", "expose", "-n", "policy-demo", "deployment", "nginx", "--port=80")
+	k.must("", "wait", "-n", "policy-demo", "deployment/nginx", "--for=condition=Available", "--timeout", kubernetesPatience.String())
+	address := k.must("", "get", "service", "-n", "policy-demo", "nginx", "-o", "jsonpath={.spec.clusterIP}")
+
+	k.reaches("access", address, true)
+	k.reaches("other", address, true)
+	k.must(accessNginx, "create", "-f", "-")
+	k.reaches("access", address, true)
+	k.reaches("other", address, false)
+	k.must("", "delete", "networkpolicy", "-n", "policy-demo", "access-nginx")
+	k.reaches("other", address, true)
+
+	status, err := k.At(t.Context(), lab.Node("master"), "twill", "--kubeconfig", k.kubeconfig(), "status")
+	if err != nil || !strings.Contains(status, "nothing is wrong") {
+		t.Errorf("%s%v", status, err)
+	}
+}
+
+// kubernetes is a lab with a real cluster.
+type kubernetes struct {
+	*testing.T
+	*testlab.Lab
+}
+
+func (k *kubernetes) file(path string) string {
+	k.Helper()
+	path, err := filepath.Abs(filepath.Join("../..", path))
+	if err != nil {
+		k.Fatal(err)
+	}
+	return path
+}
+
+func (k *kubernetes) kubeconfig() string {
+	argv, err := k.Config.Kubectl(nil)
+	if err != nil {
+		k.Fatal(err)
+	}
+	return argv[len(argv)-1]
+}
+
+func (k *kubernetes) kubectl(input string, args ...string) (string, error) {
+	argv, err := k.Config.Kubectl(args)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(k.Context(), kubernetesPatience+time.Minute)
+	defer cancel()
+	cmd, err := k.Command(ctx, lab.Node("master"), argv...)
+	if err != nil {
+		return "", err
+	}
+	var problem strings.Builder
+	cmd.Stdin, cmd.Stderr = strings.NewReader(input), &problem
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(problem.String()))
+	}
+	return string(out), err
+}
+
+func (k *kubernetes) must(input string, args ...string) string {
+	k.Helper()
+	out, err := k.kubectl(input, args...)
+	if err != nil {
+		k.Fatal(err)
+	}
+	return out
+}
+
+// reaches runs a pod of this name that gets the page from an address, or does not.
+// A policy holds for a pod once the agents know its address: that of another pod
+// may have to wait for it.
+func (k *kubernetes) reaches(pod, address string, want bool) {
+	k.Helper()
+	testlab.Eventually(k.T, kubernetesPatience, func() error {
+		page, err := k.kubectl("", "run", "-n", "policy-demo", pod, "--rm", "-i", "--quiet", "--image", "busybox",
+			"--image-pull-policy", "IfNotPresent", "--restart", "Never", "--", "timeout", "4", "wget", "-q", address, "-O", "-")
+		var exit *exec.ExitError
+		switch got := strings.Contains(page, "Welcome to nginx"); {
+		case got == want:
+			return nil
+		case err != nil && !errors.As(err, &exit):
+			return err
+		default:
+			return fmt.Errorf("pod %s reaches %s: %t, want %t: %w", pod, address, got, want, err)
+		}
+	})
+}
