@@ -74,6 +74,7 @@ func TestBlocksClaimedAtOnce(t *testing.T) {
 // may who writes to the store by hand. What the store says holds: the node notices
 // at once, gives nothing more out from the block, and names the pods.
 func TestBlockTaken(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	s := newScene(t, lab.Config{})
 	const node = "node01"
 	s.apply(t, smallPool)

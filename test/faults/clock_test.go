@@ -75,6 +75,7 @@ func (s *scene) freeze(t *testing.T) (proceed func()) {
 // machine's, so what its agent would write is written for it: the time of its
 // lease is all that others see of its clock.
 func TestClockWrong(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	s := newScene(t, lab.Config{})
 	const node = "node01"
 	for off, code := range map[time.Duration]string{time.Hour: "ClockAhead", -time.Hour: "AgentSilent"} {

@@ -17,6 +17,7 @@ import (
 // is sent meanwhile can't arrive, and what waits for an answer gets it when the
 // device is back.
 func TestLinkDown(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	s := newScene(t, lab.Config{})
 	s.lostAfter = 4 * time.Second // some are
 	const node, down = "node01", time.Second

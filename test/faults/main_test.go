@@ -24,7 +24,7 @@ import (
 var (
 	period = flag.Duration("for", 4*time.Second, "how long agents are killed in a loop")
 	outage = flag.Duration("outage", 4*time.Second, "how long the store is away")
-	every  = flag.Bool("every", false, "remove every object by hand, and not one of each kind")
+	every  = flag.Bool("every", false, "remove every object by hand, and not one of each kind; damage journals in every way")
 )
 
 // report is what each fault did, in the order in which they were tried.

@@ -20,6 +20,7 @@ const delay = 500 * time.Millisecond
 
 // TestStoreSlow delays what every agent and the controller say to etcd.
 func TestStoreSlow(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	needNft(t)
 	s := newScene(t, lab.Config{})
 	e := s.underLoad(t, fmt.Sprintf("etcd answers %s late", delay), func() (time.Duration, string) {
