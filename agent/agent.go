@@ -192,8 +192,8 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 	retryAfter := minRetry
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
-	// The kernel does not tell when a sysctl is changed, and within a second it
-	// has to be mended.
+	// The kernel does not tell when most sysctls are changed, and within a second
+	// they have to be mended.
 	sysctls := time.NewTicker(750 * time.Millisecond)
 	defer sysctls.Stop()
 	drifted := false

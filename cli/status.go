@@ -120,7 +120,7 @@ func readStatus(ctx context.Context, st store.Store, now time.Time) (*clusterSta
 	}
 	for _, obj := range lists[api.NodeKind] {
 		n := obj.(*corev1.Node)
-		node, silent := statusOf(n, leases[api.LeaseName(n.Name)], now)
+		node, wrong := statusOf(n, leases[api.LeaseName(n.Name)], now)
 		for _, w := range lists[api.WorkloadEndpointKind] {
 			if w.(*api.WorkloadEndpoint).Spec.Node == n.Name {
 				node.Pods++
@@ -133,7 +133,7 @@ func readStatus(ctx context.Context, st store.Store, now time.Time) (*clusterSta
 		}
 		slices.Sort(node.Blocks)
 		out.Nodes = append(out.Nodes, node)
-		out.Conditions = append(out.Conditions, troublesOf(n, node, silent)...)
+		out.Conditions = append(out.Conditions, troublesOf(n, node, wrong)...)
 	}
 	for _, obj := range lists[api.ServiceKind] {
 		svc := obj.(*corev1.Service)
@@ -145,7 +145,8 @@ func readStatus(ctx context.Context, st store.Store, now time.Time) (*clusterSta
 	return out, nil
 }
 
-func statusOf(n *corev1.Node, lease *coordinationv1.Lease, now time.Time) (node nodeStatus, silent bool) {
+// statusOf also says what is wrong with the node's lease, if anything is.
+func statusOf(n *corev1.Node, lease *coordinationv1.Lease, now time.Time) (node nodeStatus, wrong health.Code) {
 	node = nodeStatus{Name: n.Name, Agent: "ready", Address: []string{}, Receives: []string{}, Blocks: []string{}}
 	for _, a := range api.NodeAddresses(n) {
 		node.Address = append(node.Address, a.String())
@@ -162,23 +163,27 @@ func statusOf(n *corev1.Node, lease *coordinationv1.Lease, now time.Time) (node 
 	}
 	if lease == nil || lease.Spec.RenewTime == nil || lease.Spec.LeaseDurationSeconds == nil {
 		node.Agent = "never seen"
-		return node, true
+		return node, health.AgentSilent
 	}
-	age := now.Sub(lease.Spec.RenewTime.Time)
-	if age > time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second {
+	age, valid := now.Sub(lease.Spec.RenewTime.Time), time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second
+	switch {
+	case age > valid:
 		node.Agent = fmt.Sprintf("silent for %s", age.Round(time.Second))
-		return node, true
+		return node, health.AgentSilent
+	case age < -valid:
+		node.Agent = fmt.Sprintf("ahead by %s", (-age).Round(time.Second))
+		return node, health.ClockAhead
 	}
-	return node, false
+	return node, ""
 }
 
-func troublesOf(n *corev1.Node, node nodeStatus, silent bool) []trouble {
+func troublesOf(n *corev1.Node, node nodeStatus, wrong health.Code) []trouble {
 	var out []trouble
 	add := func(code health.Code, detail string) {
 		out = append(out, newTrouble("node "+n.Name, code, detail))
 	}
-	if silent {
-		add(health.AgentSilent, node.Agent)
+	if wrong != "" {
+		add(wrong, node.Agent)
 	}
 	for _, c := range n.Status.Conditions {
 		code, ours := strings.CutPrefix(string(c.Type), api.ConditionPrefix)

@@ -38,6 +38,7 @@ const (
 	RuntimeNotConfigured Code = "RuntimeNotConfigured"
 	BlockLost            Code = "BlockLost"
 	AgentSilent          Code = "AgentSilent"
+	ClockAhead           Code = "ClockAhead"
 )
 
 var definitions = []Definition{
@@ -68,7 +69,9 @@ var definitions = []Definition{
 	{BlockLost, "a block of addresses is another node's by now; pods with addresses from it can't be reached from other nodes",
 		"restart these pods, so that they get new addresses"},
 	{AgentSilent, "the node's agent has not renewed its lease",
-		"see whether `twill agent` runs on the node, and its log"},
+		"see whether `twill agent` runs on the node, its log, and the node's clock"},
+	{ClockAhead, "by the node's clock its lease was renewed later than now; whether its agent still lives can't be told",
+		"set the clock of the node, or of the machine that asks"},
 }
 
 // Definitions lists every condition there is.

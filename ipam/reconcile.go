@@ -25,8 +25,8 @@ type Report struct {
 }
 
 // Reconcile compares the journal with the pod interfaces that exist: what has
-// no interface is freed, addresses that are in use but not in the journal are
-// taken down. An adopted interface without an ID is kept under the ID with an
+// no interface is freed, or is Leaving where the journal has no room to say so;
+// addresses that are in use but not in the journal are taken down. An adopted interface without an ID is kept under the ID with an
 // empty container and its host end's name as interface.
 //
 // It has to be called once before Allocate gives anything out. Later calls
@@ -60,7 +60,12 @@ func (a *Allocator) freeGone(live []Interface, r *Report) error {
 	// The order in which they are freed decides the order in which they are
 	// used again: make it the same each time.
 	slices.SortFunc(gone, func(x, y *Allocation) int { return x.ID.compare(y.ID) })
-	if err := a.free(gone...); err != nil {
+	if err := a.free(gone...); errors.Is(err, ErrJournal) {
+		for _, al := range gone {
+			al.Leaving = true // an address that stays taken is no reason not to start
+		}
+		return nil
+	} else if err != nil {
 		return err
 	}
 	for _, al := range gone {

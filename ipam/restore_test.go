@@ -3,6 +3,7 @@ package ipam
 import (
 	"errors"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/twill-net/twill/store/memory"
@@ -47,4 +48,27 @@ func TestBlocksOfARestoredStore(t *testing.T) {
 	if strays := one.Strays(); len(strays) != 0 {
 		t.Errorf("strays %v", strays)
 	}
+}
+
+// TestReconcileWithoutRoom has a pod go while the journal can't be written: the
+// node starts all the same, and the address stays taken until it is released.
+func TestReconcileWithoutRoom(t *testing.T) {
+	a := newAllocator(t, "node01", memory.New(), ipPool("p", "10.244.0.0/30", 30))
+	addrs := mustAllocate(t, a, request("a"))
+	j := a.journal.(*journal)
+	if err := j.file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := a.Reconcile(nil)
+	if all := a.List(); err != nil || len(r.Freed) != 0 || len(all) != 1 || !all[0].Leaving {
+		t.Fatalf("%+v, %v; %+v", r, err, all)
+	}
+	if _, ok, err := a.Release(request("a").ID); ok || !errors.Is(err, ErrJournal) {
+		t.Errorf("released: %v, %v", ok, err)
+	}
+	if j.file, err = os.OpenFile(j.path, os.O_RDWR, 0); err != nil {
+		t.Fatal(err)
+	}
+	mustRelease(t, a, "a")
+	mustAllocate(t, a, request("b", addrs[0].String()))
 }

@@ -69,6 +69,10 @@ func TestDriftIsMended(t *testing.T) {
 		},
 		"address deleted":      func(a, b *node) string { return "ip addr del " + a.block(false).Addr().String() + "/32 dev " + tunnel },
 		"address not ours":     func(a, b *node) string { return "ip addr add 192.0.2.1/24 dev " + tunnel },
+		"tunnel's setting":     func(a, b *node) string { return "sysctl -qw net.ipv4.conf." + tunnel + ".rp_filter=1" },
+		"pod's setting":        func(a, b *node) string { return "sysctl -qw net.ipv4.conf." + a.veth + ".proxy_arp=0" },
+		"no IPv4 forwarding":   func(a, b *node) string { return "sysctl -qw net.ipv4.ip_forward=0" },
+		"no IPv6 forwarding":   func(a, b *node) string { return "sysctl -qw net.ipv6.conf.all.forwarding=0" },
 		"gateway address gone": func(a, b *node) string { return "ip addr del fe80::1/64 dev " + a.veth },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -107,7 +111,8 @@ func (n *node) state() string {
 	for _, command := range []string{
 		"ip -o route show proto 84", "ip -6 -o route show proto 84", "ip neigh show nud permanent", "bridge fdb show dev " + plan.VXLANLink,
 		"ip -o addr show dev " + plan.VXLANLink + " scope global", "ip -6 -o addr show to fe80::1/128 dev " + n.veth, "ip -o -d link show type vxlan", "ip -o link show dev " + n.veth,
-		"cat /proc/sys/net/ipv4/conf/" + plan.VXLANLink + "/rp_filter",
+		"cat /proc/sys/net/ipv4/conf/" + plan.VXLANLink + "/rp_filter", "cat /proc/sys/net/ipv4/conf/" + n.veth + "/proxy_arp",
+		"cat /proc/sys/net/ipv4/ip_forward", "cat /proc/sys/net/ipv6/conf/all/forwarding",
 	} {
 		words := strings.Fields(command)
 		out, _ := n.ns.Command(words[0], words[1:]...).CombinedOutput() // a device may be gone for a moment

@@ -34,7 +34,7 @@ func openEvents() (*events, error) {
 	var groups uint32
 	for _, g := range []int{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
-		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE,
+		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
 	} {
 		groups |= 1 << (g - 1)
 	}
@@ -81,6 +81,7 @@ type news struct {
 	neighbours map[neighbourAt]neighbourMessage
 	fdb        map[fdbAt]neighbourMessage
 	routes     map[netip.Prefix]routeNews
+	settings   map[settingAt]string
 	// replaced and freed are prefixes of which a foreign route took the place,
 	// or left it.
 	replaced, freed map[netip.Prefix]struct{}
@@ -108,6 +109,15 @@ type fdbAt struct {
 	mac   plan.MAC
 }
 
+// settingAt is a sysctl, such as rp_filter, of a device or of all.
+type settingAt struct {
+	index        int
+	family, name string
+}
+
+// allLinks is the index of settings that are not a device's (NETCONFA_IFINDEX_ALL).
+const allLinks = -1
+
 type routeNews struct {
 	routeMessage
 	gone bool
@@ -116,7 +126,7 @@ type routeNews struct {
 func noNews() news {
 	return news{
 		links: map[int]linkNews{}, addresses: map[addressAt]bool{}, neighbours: map[neighbourAt]neighbourMessage{},
-		fdb: map[fdbAt]neighbourMessage{}, routes: map[netip.Prefix]routeNews{},
+		fdb: map[fdbAt]neighbourMessage{}, routes: map[netip.Prefix]routeNews{}, settings: map[settingAt]string{},
 		replaced: map[netip.Prefix]struct{}{}, freed: map[netip.Prefix]struct{}{},
 	}
 }
@@ -181,6 +191,10 @@ func (n *news) take(m syscall.NetlinkMessage) {
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		n.takeRoute(m)
+	case unix.RTM_NEWNETCONF:
+		for at, value := range parseSettings(m.Data) {
+			n.settings[at] = value
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package route
 import (
 	"encoding/binary"
 	"net/netip"
+	"strconv"
 
 	"github.com/twill-net/twill/dataplane/attribute"
 	"github.com/twill-net/twill/plan"
@@ -221,4 +222,39 @@ func parseTunnel(parameters []byte) tunnel {
 		}
 	}
 	return t
+}
+
+// Attributes of a netconfmsg (linux/netconf.h).
+const (
+	netconfIndex = 1 + iota
+	netconfForwarding
+	netconfRPFilter
+	_ // mc_forwarding
+	netconfProxyNeighbours
+)
+
+// parseSettings reads the payload of RTM_NEWNETCONF.
+func parseSettings(data []byte) map[settingAt]string {
+	const header = 4 // a byte, padded
+	if len(data) < header {
+		return nil
+	}
+	var family string
+	var names map[uint16]string
+	switch data[0] {
+	case unix.AF_INET:
+		family, names = "ipv4", map[uint16]string{netconfForwarding: "forwarding", netconfRPFilter: "rp_filter", netconfProxyNeighbours: "proxy_arp"}
+	case unix.AF_INET6:
+		family, names = "ipv6", map[uint16]string{netconfForwarding: "forwarding", netconfProxyNeighbours: "proxy_ndp"}
+	}
+	index, settings := 0, map[settingAt]string{}
+	for kind, value := range attribute.All(data[header:]) {
+		number := int(int32(attribute.Uint32(value)))
+		if kind == netconfIndex {
+			index = number
+		} else if name := names[kind]; name != "" {
+			settings[settingAt{index, family, name}] = strconv.Itoa(number)
+		}
+	}
+	return settings
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,9 +29,24 @@ func sysctlLink(path string) string {
 	return parts[3]
 }
 
-// CheckSysctls reads all sysctls that p wants, because the kernel does not
-// notify their changes, marks dirty those that differ, and returns how many
-// these are. It takes about 10 µs each.
+// sysctlPath is where a setting is of which a notification told; "" if it is that
+// of a device that is not known.
+func (k *Kernel) sysctlPath(at settingAt) string {
+	link := k.names[at.index]
+	switch {
+	case at.index == allLinks && at.family == "ipv4" && at.name == "forwarding":
+		return "net/ipv4/ip_forward"
+	case at.index == allLinks:
+		link = "all"
+	case link == "":
+		return ""
+	}
+	return path.Join("net", at.family, "conf", link, at.name)
+}
+
+// CheckSysctls reads all sysctls that p wants, because the kernel notifies the
+// changes of few, marks dirty those that differ, and returns how many these are.
+// It takes about 10 µs each.
 func (k *Kernel) CheckSysctls(p *plan.Plan) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -92,6 +92,12 @@ func (k *Kernel) learn(n news) {
 	for prefix, r := range n.routes {
 		k.routes.learn(prefix, k.planned(r.routeMessage), !r.gone)
 	}
+	for at, value := range n.settings {
+		path := k.sysctlPath(at)
+		if have, ok := k.sysctls.have[path]; ok && !sameSysctl(have, value) {
+			k.sysctls.learn(path, value, true)
+		}
+	}
 	k.settleForeign(n)
 }
 

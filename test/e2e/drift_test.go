@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os/exec"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -201,30 +200,15 @@ func (c *driftCluster) drift(t *testing.T, script string) (missing time.Duration
 	return missing
 }
 
-// state is what a node has of ours, in an order that does not depend on when it
-// was made.
+// state is what a node has of ours.
 func (c *cluster) state(t *testing.T, node string) []string {
 	t.Helper()
-	out, err := c.run("node/"+node, "sh", "-c", `
-		for family in -4 -6; do
-			ip $family route show table all proto 84
-			ip $family neigh show nud permanent
-		done
-		bridge fdb show dev twill-vxlan
-		ip -d link show twill-vxlan | sed 's/^[0-9]*: //'
-		ip address show dev twill-vxlan | sed 's/^[0-9]*: //'
-		cd /proc/sys/net
-		grep . ipv4/ip_forward ipv6/conf/all/forwarding ipv4/conf/*/rp_filter ipv4/conf/*/proxy_arp`)
-	if err != nil && !strings.Contains(out, "twill-vxlan") {
+	state, err := c.State(t.Context(), node)
+	switch {
+	case err != nil && strings.Contains(err.Error(), "twill-vxlan"):
 		return []string{err.Error()} // the device is not there
-	}
-	lines := strings.Split(out, "\n")
-	slices.Sort(lines)
-	rules, err := c.run("node/"+node, "nft", "-s", "list", "ruleset")
-	if err != nil {
+	case err != nil:
 		t.Fatal(err)
 	}
-	chains := strings.Split(strings.TrimRight(rules, "}\n"), "}\n\n")
-	slices.Sort(chains)
-	return append(lines, chains...)
+	return state
 }

@@ -16,18 +16,15 @@ import (
 	"github.com/twill-net/twill/lab/load"
 )
 
-// loadPatience is how long a request may be without an answer before it counts
-// as lost: on a busy machine, late is not lost.
-const loadPatience = 20 * time.Second
-
 // Load sends rate requests a second to each target, such as
-// "stream://10.1.0.1:80", until stop is called. A program of the lab's sends
-// them: the race detector of the tests would be a load of its own.
-func (l *Lab) Load(t *testing.T, from lab.Place, rate int, targets ...string) (stop func() []load.Result) {
+// "stream://10.1.0.1:80", until stop is called; what is not answered within
+// patience is lost. A program of the lab's sends them: the race detector of the
+// tests would be a load of its own.
+func (l *Lab) Load(t *testing.T, from lab.Place, rate int, patience time.Duration, targets ...string) (stop func() []load.Result) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	argv := []string{"load", "--rate", strconv.Itoa(rate), "--for", "0", "--patience", loadPatience.String(), "-o", "json"}
+	argv := []string{"load", "--rate", strconv.Itoa(rate), "--for", "0", "--patience", patience.String(), "-o", "json"}
 	cmd, err := l.Command(ctx, from, append(argv, targets...)...)
 	if err != nil {
 		t.Fatal(err)
