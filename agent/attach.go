@@ -67,7 +67,7 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	}
 	netns, err := namespaceID(att.NetNS)
 	if err != nil {
-		return cni.Attached{}, fmt.Errorf("find the pod's network namespace, as CNI_NETNS names it: %w", err)
+		return cni.Attached{}, fmt.Errorf("%w: %w", cni.ErrNetNS, err)
 	}
 	extra, err := json.Marshal(journaled{
 		Network: att.Network, UID: types.UID(att.UID), NetNSID: netns, MAC: link.PodMAC, MTU: link.MTU, Labels: att.Labels, Ports: att.Ports,
@@ -303,19 +303,31 @@ func (a *Agent) insist(log *slog.Logger, what string, f func() error) {
 	}
 }
 
-// Check implements cni.Attacher.
-func (a *Agent) Check(_ context.Context, att cni.Attachment, _ cni.Attached) (err error) {
+// Check implements cni.Attacher. What is expected is what the runtime remembers: a
+// plugin after this one may have changed it.
+func (a *Agent) Check(_ context.Context, att cni.Attachment, prev cni.Attached) (err error) {
 	defer func(start time.Time) { a.metrics.observe("CHECK", start, err) }(time.Now())
 	allocation, ok := a.ipam.Get(ipam.ID(att.ID))
-	if !ok {
+	if !ok || allocation.Leaving || a.detaching.has(allocation.ID) {
 		return fmt.Errorf("%w: container %s has no interface %s from this node", cni.ErrUnknownContainer, att.ContainerID, att.IfName)
 	}
-	link := pod.Attachment{NetNS: att.NetNS, PodInterface: att.IfName, ContainerID: att.ContainerID, HostInterface: allocation.HostInterface}
-	for _, addr := range allocation.Addresses {
-		link.Addresses = append(link.Addresses, netip.PrefixFrom(addr, addr.BitLen()))
+	link := pod.Attachment{
+		NetNS: att.NetNS, PodInterface: att.IfName, ContainerID: att.ContainerID, HostInterface: allocation.HostInterface,
+		Addresses: prev.Addresses, MTU: prev.MTU,
 	}
-	link.MTU = journalOf(allocation).MTU
-	return pod.Check(link)
+	if link.MTU == 0 { // until 1.1.0 it is not in the result
+		link.MTU = journalOf(allocation).MTU
+	}
+	if prev.PodMAC != "" {
+		if link.PodMAC, err = plan.ParseMAC(prev.PodMAC); err != nil {
+			return fmt.Errorf("prevResult: %w", err)
+		}
+	}
+	var routes []netip.Prefix
+	for _, r := range prev.Routes {
+		routes = append(routes, r.Destination)
+	}
+	return pod.Check(link, routes)
 }
 
 // GC implements cni.Attacher: what is not to be kept of a network is detached.

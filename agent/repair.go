@@ -88,5 +88,12 @@ func namespaceID(path string) (string, error) {
 	if err := unix.Stat(path, &st); err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	if fs.Type != unix.NSFS_MAGIC {
+		return "", fmt.Errorf("%s: it is not a namespace", path)
+	}
 	return fmt.Sprintf("%d:%d", st.Dev, st.Ino), nil
 }

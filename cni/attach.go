@@ -18,6 +18,8 @@ var (
 	// runtime that there is nothing to clean up, so it is not for Attach that
 	// failed half-way.
 	ErrUnknownContainer = errors.New("unknown container")
+	// ErrNetNS: what CNI_NETNS names is no network namespace.
+	ErrNetNS = errors.New("CNI_NETNS is invalid")
 	// ErrTryAgain: what hinders will pass by itself.
 	ErrTryAgain = errors.New("try again later")
 	// ErrLimited: nothing can be attached, and pods that are attached may have

@@ -285,20 +285,47 @@ func TestErrorsOfTheAgent(t *testing.T) {
 	f := &fakeAttacher{}
 	socket := serve(t, f)
 	for code, errs := range map[int][]error{
-		client.CodeTryAgainLater:    {ErrTryAgain, store.ErrUnavailable, ipam.ErrNotReconciled},
-		client.CodeExhausted:        {ipam.ErrExhausted, ipam.ErrNoPool},
-		client.CodeAttached:         {ErrAttached, ipam.ErrExists},
-		client.CodeInvalidConfig:    {ipam.ErrAddress, &client.Error{Code: client.CodeInvalidConfig}},
-		client.CodeUnknownContainer: {ErrUnknownContainer},
-		client.CodeFailed:           {errors.New("create veth: no buffer space")},
+		client.CodeTryAgainLater:      {ErrTryAgain, store.ErrUnavailable, ipam.ErrNotReconciled},
+		client.CodeExhausted:          {ipam.ErrExhausted, ipam.ErrNoPool},
+		client.CodeAttached:           {ErrAttached, ipam.ErrExists},
+		client.CodeInvalidConfig:      {ipam.ErrAddress, &client.Error{Code: client.CodeInvalidConfig}},
+		client.CodeInvalidEnvironment: {ErrNetNS},
+		client.CodeUnknownContainer:   {ErrUnknownContainer},
+		client.CodeFailed:             {errors.New("create veth: no buffer space")},
 	} {
 		for _, err := range errs {
 			f.fail = fmt.Errorf("pod x: %w", err)
-			reply := call(t, socket, addRequest("0.4.0"))
+			reply := call(t, socket, addRequest("1.0.0"))
 			wantCode(t, reply, code)
-			if reply.failure.CNIVersion != "0.4.0" {
+			if reply.failure.CNIVersion != "1.0.0" {
 				t.Errorf("%v: cniVersion %q", err, reply.failure.CNIVersion)
 			}
 		}
 	}
+}
+
+// "Error codes 1-99 must not be used other than as specified here" (0.4.0); 0.3.1
+// has 1 and 2, 0.4.0 also 3 and 11, 1.0.0 also 4 to 7.
+func TestCodesOfEachVersion(t *testing.T) {
+	f := &fakeAttacher{}
+	socket := serve(t, f)
+	for _, c := range []struct {
+		version string
+		err     error
+		code    int
+	}{
+		{"0.3.1", ErrTryAgain, client.CodeFailed},
+		{"0.3.1", ErrUnknownContainer, client.CodeFailed},
+		{"0.3.1", ErrAttached, client.CodeAttached},
+		{"0.4.0", ErrTryAgain, client.CodeTryAgainLater},
+		{"0.4.0", ErrUnknownContainer, client.CodeUnknownContainer},
+		{"0.4.0", ipam.ErrAddress, client.CodeFailed},
+		{"0.4.0", ErrNetNS, client.CodeFailed},
+		{"1.0.0", ErrNetNS, client.CodeInvalidEnvironment},
+	} {
+		f.fail = fmt.Errorf("pod x: %w", c.err)
+		wantCode(t, call(t, socket, addRequest(c.version)), c.code)
+	}
+	wantCode(t, call(t, socket, addRequest("0.4.0", `"colour":"red"`)), client.CodeFailed)
+	wantCode(t, call(t, socket, addRequest("0.3.1", `"ipMasq":true`)), client.CodeUnsupportedField)
 }

@@ -4,26 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/twill-net/twill/cni/client"
 	"github.com/twill-net/twill/ipam"
 	"github.com/twill-net/twill/store"
 )
 
-// since says from which version on a command exists.
-var since = map[string]string{
-	client.Add: "0.3.1", client.Del: "0.3.1", client.Check: "0.4.0", client.GC: "1.1.0", client.Status: "1.1.0",
-}
-
 // answer does what a request asks for.
 func answer(ctx context.Context, req request, a Attacher) reply {
 	version := ""
 	result, err := func() (json.RawMessage, error) {
-		first, known := since[req.Command]
-		if !known {
+		if client.FirstVersion(req.Command) == "" {
 			return nil, badVariable("CNI_COMMAND", req.Command, "it is ADD, DEL, CHECK, GC, STATUS or VERSION")
 		}
 		c, err := parseConfig(req.Config)
@@ -33,8 +25,8 @@ func answer(ctx context.Context, req request, a Attacher) reply {
 		if err != nil {
 			return nil, err
 		}
-		if slices.Index(client.Versions, c.version) < slices.Index(client.Versions, first) {
-			return nil, fail(client.CodeIncompatibleVersion, fmt.Sprintf("there is no %s in cniVersion %s", req.Command, c.version), "it came with "+first)
+		if e := client.NotIn(c.version, req.Command); e != nil {
+			return nil, e
 		}
 		switch req.Command {
 		case client.GC:
@@ -132,6 +124,8 @@ func errorReply(command, version string, err error) *client.Error {
 		e = client.Error{Code: client.CodeNotAvailable, Msg: err.Error()}
 	case errors.Is(err, ErrAttached), errors.Is(err, ipam.ErrExists):
 		e = client.Error{Code: client.CodeAttached, Msg: err.Error()}
+	case errors.Is(err, ErrNetNS):
+		e = client.Error{Code: client.CodeInvalidEnvironment, Msg: err.Error()}
 	case errors.Is(err, ErrUnknownContainer):
 		e = client.Error{Code: client.CodeUnknownContainer, Msg: err.Error()}
 	case errors.Is(err, ipam.ErrExhausted), errors.Is(err, ipam.ErrNoPool):
@@ -144,8 +138,5 @@ func errorReply(command, version string, err error) *client.Error {
 	default:
 		e = client.Error{Code: client.CodeFailed, Msg: err.Error()}
 	}
-	if e.CNIVersion == "" {
-		e.CNIVersion = version
-	}
-	return &e
+	return e.In(version)
 }

@@ -15,6 +15,7 @@ package client
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"syscall"
 )
@@ -76,6 +77,58 @@ func (e *Error) Error() string {
 		return e.Msg
 	}
 	return e.Msg + ": " + e.Details
+}
+
+// In words an error for a version of the specification. "Error codes 1-99 must not
+// be used other than as specified here" (0.4.0): a code that came later is not in
+// an older version.
+func (e Error) In(version string) *Error {
+	if e.CNIVersion = version; version == "" {
+		return &e
+	}
+	first := Versions[0]
+	switch e.Code {
+	case CodeUnknownContainer, CodeTryAgainLater:
+		first = "0.4.0"
+	case CodeInvalidEnvironment, CodeIO, CodeDecode, CodeInvalidConfig:
+		first = "1.0.0"
+	case CodeNotAvailable, CodeLimited:
+		first = "1.1.0"
+	}
+	if older(version, first) {
+		e.Code = CodeFailed
+	}
+	return &e
+}
+
+// FirstVersion is the version of the specification that a command of the agent's
+// came with; empty for what is none.
+func FirstVersion(command string) string {
+	switch command {
+	case Add, Del:
+		return "0.3.1"
+	case Check:
+		return "0.4.0"
+	case GC, Status:
+		return "1.1.0"
+	}
+	return ""
+}
+
+// NotIn is the answer to a command that came later than a version; nil for others.
+func NotIn(version, command string) *Error {
+	first := FirstVersion(command)
+	if !older(version, first) {
+		return nil
+	}
+	e := Error{Code: CodeIncompatibleVersion, Msg: "there is no " + command + " in cniVersion " + version, Details: "it came with " + first}
+	return e.In(version)
+}
+
+// older says whether a version is supported and before another that is.
+func older(version, other string) bool {
+	i := slices.Index(Versions, version)
+	return i >= 0 && i < slices.Index(Versions, other)
 }
 
 // Reply is what a runtime is answered.

@@ -27,6 +27,9 @@ func answer() Reply {
 	if failure != nil {
 		return failed(failure)
 	}
+	if command == Version && len(config) == 0 {
+		return version("") // until 0.4.0: "Parameters: NONE"
+	}
 	h, ok := parseHeader(config)
 	if !ok {
 		return failed(&Error{Code: CodeDecode, Msg: "can't decode the network configuration", Details: "it is not a JSON object"})
@@ -38,15 +41,18 @@ func answer() Reply {
 		h.socket = DefaultSocket
 	}
 	reply, err := Call(h.socket, variables(), config)
-	if err != nil {
-		code := CodeTryAgainLater
-		if command == Status {
-			code = CodeNotAvailable
-		}
-		return failed(&Error{CNIVersion: h.cniVersion, Code: code,
-			Msg: "the twill agent on this node does not answer at " + h.socket + ": " + err.Error() + ": see whether it runs (twill status)"})
+	if err == nil {
+		return reply
 	}
-	return reply
+	if e := NotIn(h.cniVersion, command); e != nil {
+		return failed(e)
+	}
+	e := Error{Code: CodeTryAgainLater,
+		Msg: "the twill agent on this node does not answer at " + h.socket + ": " + err.Error() + ": see whether it runs (twill status)"}
+	if command == Status {
+		e.Code = CodeNotAvailable
+	}
+	return failed(e.In(h.cniVersion))
 }
 
 // variables are those that the specification speaks of.

@@ -22,6 +22,9 @@ var (
 
 func path(ns *testnet.NS) string { return fmt.Sprintf("/proc/self/fd/%d", ns.FD()) }
 
+// defaults are the routes that Check is told of.
+var defaults = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
 func attachment(ns *testnet.NS, addrs ...netip.Prefix) pod.Attachment {
 	return pod.Attachment{
 		NetNS: path(ns), PodInterface: "eth0", ContainerID: "c0ffee", HostInterface: pod.HostInterfaceName("c0ffee", "eth0"),
@@ -75,7 +78,7 @@ func TestAttachFamilies(t *testing.T) {
 			}
 			raise(t, host, a.HostInterface)
 			host.Do(func() {
-				if err := pod.Check(a); err != nil {
+				if err := pod.Check(a, defaults); err != nil {
 					t.Errorf("check: %v", err)
 				}
 			})
@@ -108,7 +111,7 @@ func TestAttachWhereIPv6WasDisabled(t *testing.T) {
 	attach(t, host, a)
 	raise(t, host, a.HostInterface)
 	host.Do(func() {
-		if err := pod.Check(a); err != nil {
+		if err := pod.Check(a, defaults); err != nil {
 			t.Error(err)
 		}
 	})
@@ -186,7 +189,7 @@ func TestCheckFinds(t *testing.T) {
 	check := func(want string) {
 		t.Helper()
 		host.Do(func() {
-			if err := pod.Check(a); err == nil || !strings.Contains(err.Error(), want) {
+			if err := pod.Check(a, defaults); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("check: %v, want %q", err, want)
 			}
 		})
@@ -202,6 +205,16 @@ func TestCheckFinds(t *testing.T) {
 	check("interface eth0 in the pod has MTU 1400, not 1450")
 	run(inPod, "ip route del default")
 	check("route 0.0.0.0/0 is missing")
+	host.Do(func() {
+		as := a
+		as.MTU = 1400
+		if err := pod.Check(as, defaults[:1]); err == nil {
+			t.Error("a route that should be there is missing, and nothing is found")
+		}
+		if err := pod.Check(as, defaults[1:]); err != nil && strings.Contains(err.Error(), "route 0.0.0.0/0") {
+			t.Errorf("a route that a later plugin took away is found missing: %v", err)
+		}
+	})
 	run(inPod, "ip neigh del fe80::1 dev eth0")
 	check("permanent neighbour fe80::1")
 	run(inPod, "ip addr del 10.244.0.5/32 dev eth0")

@@ -12,8 +12,9 @@ import (
 )
 
 // Check says what of an attachment is missing or wrong; nil if nothing is. Each
-// joined error is one finding. A zero MTU and a zero PodMAC are not compared.
-func Check(a Attachment) error {
+// joined error is one finding. A zero MTU and a zero PodMAC are not compared, nor
+// is the way out of a family whose default route is not among routes.
+func Check(a Attachment, routes []netip.Prefix) error {
 	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open a netlink socket: %w", err)
@@ -30,7 +31,7 @@ func Check(a Attachment) error {
 	}
 	defer inPod.Close()
 
-	c := &check{Attachment: a}
+	c := &check{Attachment: a, routes: routes}
 	hostLink := c.find(host, a.HostInterface, "on the host")
 	podLink := c.find(inPod, a.PodInterface, "in the pod")
 	if hostLink != nil {
@@ -54,6 +55,7 @@ func Check(a Attachment) error {
 
 type check struct {
 	Attachment
+	routes   []netip.Prefix
 	findings []error
 }
 
@@ -105,6 +107,10 @@ func (c *check) inPod(h *netlink.Handle, l netlink.Link) {
 		}
 	}
 	for _, next := range c.families() {
+		isDefault := func(p netip.Prefix) bool { return p.Bits() == 0 && p.Addr().Is4() == next.Is4() }
+		if !slices.ContainsFunc(c.routes, isDefault) {
+			continue
+		}
 		c.family(h, l.Attrs().Index, next)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/twill-net/twill/cni/client"
 	"github.com/twill-net/twill/lab/space"
 )
 
@@ -58,7 +59,11 @@ func (r *containerRuntime) call(command string, s *sandbox, killAfter time.Durat
 		defer time.AfterFunc(killAfter, func() { _ = cmd.Process.Kill() }).Stop()
 	}
 	if err := cmd.Wait(); err != nil {
-		return nil, fmt.Errorf("CNI %s of %v: %w: %s%s", command, s, err, out.Bytes(), problem.Bytes())
+		var said client.Error
+		if json.Unmarshal(out.Bytes(), &said) != nil {
+			return nil, fmt.Errorf("CNI %s of %v: %w: %s%s", command, s, err, out.Bytes(), problem.Bytes())
+		}
+		return nil, fmt.Errorf("CNI %s of %v: %w: code %d of %s: %w%s", command, s, err, said.Code, said.CNIVersion, &said, problem.Bytes())
 	}
 	return out.Bytes(), nil
 }

@@ -218,13 +218,13 @@ cni COMMAND=ADD -- {+"args":{"cni":{"labels":[{"key":"a b","value":"c"}]}}}
 { "cniVersion": "1.1.0", "code": 7, "msg": "args.cni.labels: \"a b\"=\"c\" is not a label", "details": "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName', or 'my.name', or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')" } [exit 1]
 
 cni COMMAND=ADD -- {}
-{ "cniVersion": "1.1.0", "code": 100, "msg": "find the pod's network namespace, as CNI_NETNS names it: /run/netns/none: no such file or directory" } [exit 1]
+{ "cniVersion": "1.1.0", "code": 4, "msg": "CNI_NETNS is invalid: /run/netns/none: no such file or directory" } [exit 1]
 
 cni COMMAND=ADD NETNS= -- {}
 { "cniVersion": "1.1.0", "code": 4, "msg": "CNI_NETNS is invalid: \"\"", "details": "it is the path of the pod's network namespace" } [exit 1]
 
 cni COMMAND=ADD NETNS=/proc/1/status -- {}
-{ "cniVersion": "1.1.0", "code": 100, "msg": "attach pod: enter the pod's network namespace /proc/1/status: it is not a network namespace" } [exit 1]
+{ "cniVersion": "1.1.0", "code": 4, "msg": "CNI_NETNS is invalid: /proc/1/status: it is not a namespace" } [exit 1]
 
 cni COMMAND=ADD CONTAINERID=../x -- {}
 { "cniVersion": "1.1.0", "code": 4, "msg": "CNI_CONTAINERID is invalid: \"../x\"", "details": "it begins with a letter or digit and goes on with these, _ . -" } [exit 1]
