@@ -216,7 +216,7 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 		if !a.synced() {
 			continue
 		}
-		writes, done := a.apply()
+		writes, done := a.apply(drifted)
 		if drifted && writes > 0 {
 			a.log.Warn("mended what somebody else changed in the kernel", "writes", writes)
 		}
@@ -249,9 +249,9 @@ func (a *Agent) drain() {
 // programmed: half of the policies would be an invitation.
 func (a *Agent) synced() bool { return len(a.unsynced) == 0 }
 
-// apply makes the plan true and says how many writes that took, and whether all
-// of it is true now.
-func (a *Agent) apply() (writes int, done bool) {
+// apply makes the plan true, from which the kernel may have drifted, and says how
+// many writes that took, and whether all of it is true now.
+func (a *Agent) apply(drifted bool) (writes int, done bool) {
 	start := time.Now()
 	p := a.planner.Flush()
 	a.podMTU.Store(int64(a.planner.PodMTU()))
@@ -265,6 +265,9 @@ func (a *Agent) apply() (writes int, done bool) {
 	// Rules before links: a pod's device comes up when its policy is there.
 	writes, err := a.nft.Apply(p)
 	report("nftables", writes, err)
+	if drifted && writes > 0 {
+		conntrack.Doubt(p)
+	}
 	mended := false
 	if err == nil || !a.podsWaitForRules() {
 		n, err := a.route.Apply(p)

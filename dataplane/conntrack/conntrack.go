@@ -76,6 +76,14 @@ func (k *Kernel) Apply(p *plan.Plan) (deleted int, err error) {
 	return deleted, errors.Join(errs...)
 }
 
+// Doubt has the next Apply look at all front ends: while rules were missing,
+// packets of new connections went elsewhere, and those that follow would.
+func Doubt(p *plan.Plan) {
+	for f := range p.UDPFrontends.All() {
+		p.UDPFrontends.MarkDirty(f)
+	}
+}
+
 // target is where the entries of a front end may lead.
 type target struct {
 	backends plan.Backends

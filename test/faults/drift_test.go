@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/twill-net/twill/lab"
+	"github.com/twill-net/twill/lab/space"
 	"github.com/twill-net/twill/test/testlab"
 )
 
@@ -81,6 +83,33 @@ func (s *scene) removeEach(t *testing.T, row string, removals []removal) {
 	if e.broken > 0 && !slices.Contains(breaks, row) {
 		t.Errorf("%d connections broke", e.broken)
 	}
+}
+
+// TestBegunWithoutRules has a flow of datagrams begin while a node has no rules.
+// It goes on from the same port, and what conntrack knows of it must not keep it
+// from the service when they are there again.
+func TestBegunWithoutRules(t *testing.T) {
+	t.Parallel() // it waits more than it works
+	needNft(t)
+	s := newScene(t, lab.Config{})
+	proceed := s.freeze(t)
+	// While anybody has a rule about connections the kernel keeps track of them.
+	s.at(t, "master", "nft 'table inet faults { chain track { type filter hook forward priority 0; ct state new accept; }; }'")
+	s.at(t, "master", "nft delete table inet twill")
+	var conn net.Conn
+	if err := space.In(s.pods["client"].task, func() (err error) {
+		conn, err = net.Dial("udp", s.service)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if testlab.Ask(conn, silence) == nil {
+		t.Error("the service answers without rules")
+	}
+	proceed()
+	testlab.Eventually(t, patience, func() error { return testlab.Ask(conn, silence) })
+	s.asPlanned(t)
 }
 
 // remove takes something away and waits until the node is as it was. It returns
