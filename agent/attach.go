@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -113,12 +114,18 @@ func (a *Agent) lookUp(ctx context.Context, att *cni.Attachment) error {
 	if !a.publisher.orchestrated || att.Pod == "" {
 		return nil
 	}
-	obj, err := a.store.Get(ctx, api.WorkloadEndpointKind, api.Key{Namespace: att.Namespace, Name: att.Pod})
+	key := api.Key{Namespace: att.Namespace, Name: att.Pod}
+	obj, err := a.store.Get(ctx, api.WorkloadEndpointKind, key)
 	if errors.Is(err, store.ErrUnavailable) {
-		return fmt.Errorf("%w: the pod's labels are needed: %w", cni.ErrTryAgain, err)
+		// A pod that was here before is started anew without the store.
+		if known, ok := a.podsHere.get(key); ok && att.UID == string(known.UID) {
+			obj, err = known, nil
+		} else {
+			err = fmt.Errorf("%w: %w", cni.ErrTryAgain, err)
+		}
 	}
 	if err != nil {
-		return fmt.Errorf("the pod's labels: %w", err)
+		return fmt.Errorf("the pod's labels are needed: %w", err)
 	}
 	w := obj.(*api.WorkloadEndpoint)
 	if att.UID != "" && string(w.UID) != att.UID {
@@ -126,6 +133,34 @@ func (a *Agent) lookUp(ctx context.Context, att *cni.Attachment) error {
 	}
 	att.UID, att.Labels, att.Ports = string(w.UID), w.Labels, w.Spec.Ports
 	return nil
+}
+
+// podsHere are the node's pods as the store told of them last.
+type podsHere struct {
+	mu   sync.Mutex
+	pods map[api.Key]*api.WorkloadEndpoint
+}
+
+func (p *podsHere) put(w *api.WorkloadEndpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pods == nil {
+		p.pods = map[api.Key]*api.WorkloadEndpoint{}
+	}
+	p.pods[api.KeyOf(w)] = w
+}
+
+func (p *podsHere) delete(key api.Key) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.pods, key)
+}
+
+func (p *podsHere) get(key api.Key) (*api.WorkloadEndpoint, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w, ok := p.pods[key]
+	return w, ok
 }
 
 // newPodMTU waits for nothing: an agent that has not seen all policies can't let

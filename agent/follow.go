@@ -88,6 +88,9 @@ func (a *Agent) put(obj api.Object) {
 		}
 	case *api.WorkloadEndpoint:
 		if o.Spec.Node == a.config.NodeName {
+			if a.publisher.orchestrated {
+				a.podsHere.put(o)
+			}
 			a.identify(o)
 			a.publisher.observe(o)
 		}
@@ -107,6 +110,7 @@ func (a *Agent) deleted(kind *api.Kind, key api.Key) {
 			a.publishNodeOnChange()
 		}
 	case api.WorkloadEndpointKind:
+		a.podsHere.delete(key)
 		a.publisher.gone(key)
 	case api.IPAMBlockKind:
 		a.ipam.HeardGone(key.Name)
