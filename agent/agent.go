@@ -45,6 +45,7 @@ type Agent struct {
 	ipam      *ipam.Allocator
 	publisher *publisher
 	detaching detachments
+	forgetter forgetter
 	podsHere  podsHere        // only where others make pods
 	running   context.Context // ends with Run; for what outlives a request
 	podMTU    atomic.Int64    // of a pod that is attached now; 0: not all intent was seen yet

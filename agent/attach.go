@@ -14,7 +14,6 @@ import (
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/cni"
-	"github.com/twill-net/twill/dataplane/conntrack"
 	"github.com/twill-net/twill/dataplane/pod"
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/ipam"
@@ -299,7 +298,7 @@ func (a *Agent) undo(al ipam.Allocation) {
 	if err := a.onLoop(a.running, func() { a.planner.DeleteLocal(al.HostInterface) }); err != nil {
 		return // stopping: the next start compares journal and kernel
 	}
-	a.insist(log, "forget a pod's connections; its addresses stay taken", func() error { return conntrack.Forget(al.Addresses) })
+	a.insist(log, "forget a pod's connections; its addresses stay taken", func() error { return a.forgetter.forget(al.Addresses) })
 	a.insist(log, "release a pod's addresses", func() error {
 		_, released, err := a.ipam.Release(al.ID)
 		a.reportJournal(err)

@@ -130,11 +130,13 @@ func (a *Agent) restorePods() error {
 	if err != nil {
 		return fmt.Errorf("compare the journal with the kernel: %w", err)
 	}
+	var gone []netip.Addr
 	for _, al := range report.Freed {
 		a.log.Info("released the addresses of a pod that is gone", "namespace", al.Namespace, "pod", al.Pod, "addresses", al.Addresses)
-		if err := conntrack.Forget(al.Addresses); err != nil {
-			return err
-		}
+		gone = append(gone, al.Addresses...)
+	}
+	if err := conntrack.Forget(gone); err != nil {
+		return err
 	}
 	for _, al := range report.Adopted {
 		a.log.Warn("took up a pod that the journal did not know", "interface", al.HostInterface, "addresses", al.Addresses)

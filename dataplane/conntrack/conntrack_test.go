@@ -219,6 +219,19 @@ func BenchmarkApply(b *testing.B) {
 
 // TestForget takes away all that an address has to do with, and nothing else.
 func TestForget(t *testing.T) {
+	t.Run("all are read", testForget)
+	t.Run("each is asked for", func(t *testing.T) {
+		defer conntrack.AskForEach()()
+		testForget(t)
+	})
+	testnet.New(t).Do(func() {
+		if err := conntrack.Forget([]netip.Addr{netip.MustParseAddr("10.244.0.2")}); err != nil {
+			t.Errorf("without connections: %v", err)
+		}
+	})
+}
+
+func testForget(t *testing.T) {
 	ns := testnet.New(t)
 	all := []connection{
 		{"began it", unix.IPPROTO_UDP, "10.244.0.2:1001", "10.1.0.10:53", "10.244.0.3:53"},
