@@ -42,7 +42,7 @@ image: ## write the container image as an OCI archive, bin/twill-image.tar, for 
 	@go run ./hack/image -version $(VERSION) -o $(BIN)/twill-image.tar $(IMAGE)
 
 .PHONY: faults
-faults: ## break things on a lab under load and print what was lost, a quarter of an hour (needs root; FAULTS="-run Killed" and so on)
+faults: ## break things on a lab under load and print what was lost, in eight minutes (needs root; FAULTS="-run Killed" and so on)
 	@./hack/as-root go test ./test/faults -count=1 -timeout 40m -parallel 4 $(FAULTS) -v -for=1m -outage=5m -every
 
 .PHONY: bench
