@@ -85,20 +85,19 @@ func (c *Config) completeKubernetes() (err error) {
 	if c.Kubernetes, err = filepath.Abs(c.Kubernetes); err != nil {
 		return err
 	}
-	for path, remedy := range map[string]string{
-		filepath.Join(c.Kubernetes, "kube-apiserver"):          "run \"make kubernetes\", which says where it puts it",
-		filepath.Join(c.Kubernetes, "kube-controller-manager"): "run \"make kubernetes\"",
-		filepath.Join(c.Kubernetes, "kube-scheduler"):          "run \"make kubernetes\"",
-		filepath.Join(c.Kubernetes, "kubelet"):                 "run \"make kubernetes\"",
-		filepath.Join(c.Kubernetes, "kubectl"):                 "run \"make kubernetes\"",
-		filepath.Join(c.Kubernetes, "images", "pause.tar"):     "run \"make kubernetes\"",
-		filepath.Join(c.Executables, "twill-image.tar"):        "run \"make image VERSION=dev\"",
-		containerd:     "install containerd",
-		runc:           "install runc",
-		loopbackPlugin: "install containernetworking-plugins",
-	} {
-		if _, err := os.Stat(path); err != nil {
-			return fmt.Errorf("there is no %s, which a lab with Kubernetes needs: %s", path, remedy)
+	type needed struct{ path, remedy string }
+	var all []needed
+	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "images/pause.tar"} {
+		all = append(all, needed{filepath.Join(c.Kubernetes, filepath.FromSlash(name)), "run \"make kubernetes\", which says where it puts it"})
+	}
+	all = append(all,
+		needed{filepath.Join(c.Executables, "twill-image.tar"), "run \"make image VERSION=dev\""},
+		needed{containerd, "install containerd"},
+		needed{runc, "install runc"},
+		needed{loopbackPlugin, "install containernetworking-plugins"})
+	for _, n := range all {
+		if _, err := os.Stat(n.path); err != nil {
+			return fmt.Errorf("there is no %s, which a lab with Kubernetes needs: %s", n.path, n.remedy)
 		}
 	}
 	if c.DualStack {
