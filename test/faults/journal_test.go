@@ -125,17 +125,20 @@ func TestJournalDamaged(t *testing.T) {
 			began := time.Now()
 			s.control(t, lab.Start, node)
 			slowest = max(slowest, time.Since(began))
-			s.settled(t, s.rebuilt(t)...)
-			if d.unreadable && len(s.rebuilt(t)) == 0 {
-				t.Errorf("%s: nobody was told", d.script)
+			// Until the agent has written its status, the store has what the one before
+			// it said: not what is there counts, but what is to be there.
+			var told []string
+			if d.unreadable {
+				told = []string{"JournalRebuilt"}
 			}
+			s.settled(t, told...)
 			if n := s.writes(t, node); n != 0 {
 				t.Errorf("%s: the agent wrote %d objects", d.script, n)
 			}
 			for j := range 3 {
 				s.start(t, fmt.Sprintf("new-%d-%d", i, j), node, "other")
 			}
-			s.settled(t, s.rebuilt(t)...) // no two pods have one address
+			s.settled(t, told...) // no two pods have one address
 			now := s.addresses(t)
 			for name, was := range before {
 				if now[name] != was {
@@ -150,21 +153,6 @@ func TestJournalDamaged(t *testing.T) {
 	})
 	e.nothingLost(t)
 	s.asPlanned(t)
-}
-
-// rebuilt is the condition of a rebuilt journal, if there is one.
-func (s *scene) rebuilt(t *testing.T) []string {
-	t.Helper()
-	all, err := s.conditions(t)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range all {
-		if c.Code == "JournalRebuilt" {
-			return []string{c.Code}
-		}
-	}
-	return nil
 }
 
 // addresses are those that pods really have.
