@@ -131,7 +131,6 @@ it reads the kernel and writes only the difference.`,
 		if err != nil {
 			return cli.Usage(err)
 		}
-		TuneMemory()
 		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 		st, err := s.OpenClusterStore(cmd.Context())
 		if err != nil {

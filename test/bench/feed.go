@@ -43,14 +43,15 @@ func (f *feeder) sync(all objects) (took, kernel time.Duration, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	agent.TuneMemory()
 	debug.FreeOSMemory() // what was needed to make the stored form is not the agent's
 	start := time.Now()
 	if err := f.take(stored); err != nil {
 		return 0, 0, err
 	}
 	kernel, err = f.flush()
-	return time.Since(start), kernel, err
+	took = time.Since(start)
+	agent.AfterFirstSync()
+	return took, kernel, err
 }
 
 func (f *feeder) take(stored *storedObjects) error {
@@ -185,7 +186,6 @@ func (f *feeder) cold(all objects, found figures, total string) error {
 	}
 	found[total] = took.Seconds()
 	found["decode"], found["plan"], found["kernel"] = f.decode.Seconds(), f.plan.Seconds(), kernel.Seconds()
-	agent.AfterFirstSync()
 	found["rss"], found["peak"] = memory("VmRSS"), memory("VmHWM")
 	return nil
 }
