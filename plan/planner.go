@@ -144,6 +144,10 @@ func (pl *Planner) SetExternalIPRanges(ranges []netip.Prefix) {
 	pl.services.setExternalIPRanges(ranges)
 }
 
+// SetServices says whether the node is to serve Services, as it is at first; if
+// not, another program on it does. Host ports are served either way.
+func (pl *Planner) SetServices(on bool) { pl.services.setOff(!on) }
+
 // SetLocal takes in a pod that is attached to this node.
 func (pl *Planner) SetLocal(l Local) { pl.pods.setLocal(l) }
 

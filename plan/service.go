@@ -21,6 +21,7 @@ import (
 type servicePlanner struct {
 	plan  *Plan
 	local service.Local
+	off   bool // Services are somebody else's; host ports are not
 
 	services map[api.Key]*service.Service
 	slices   map[api.Key][]*service.Slice // by Service
@@ -102,6 +103,17 @@ func (s *servicePlanner) setNode(zone string, nodeAddrs []netip.Addr) {
 		return
 	}
 	s.local.Zone, s.local.Addrs = zone, slices.Clone(nodeAddrs)
+	s.replanAll()
+}
+
+// setOff leaves Services to another program on this node, or no longer. They are
+// kept, so that they can be taken over at any time.
+func (s *servicePlanner) setOff(off bool) {
+	if s.off == off {
+		return
+	}
+	s.off = off
+	planServiceMasquerade(s.plan, off)
 	s.replanAll()
 }
 
@@ -200,7 +212,7 @@ func (s *servicePlanner) replacePodAddrs(old, addrs []netip.Addr) {
 // planHealthCheck has load balancers answered for a Service that wants it.
 func (s *servicePlanner) planHealthCheck(key api.Key) {
 	var checks map[uint16]HealthCheck
-	if svc := s.services[key]; svc != nil && svc.HealthCheckPort != 0 {
+	if svc := s.services[key]; svc != nil && svc.HealthCheckPort != 0 && !s.off {
 		n := service.LocalEndpoints(s.slices[key], s.local.Node)
 		checks = map[uint16]HealthCheck{svc.HealthCheckPort: {Service: key, LocalEndpoints: n}}
 	}
@@ -227,7 +239,7 @@ func (s *servicePlanner) wanted(o owner) (frontends []service.Frontend, faults [
 		return s.hostPortFrontends(s.pods[o.key])
 	}
 	svc, ok := s.services[o.key]
-	if !ok {
+	if !ok || s.off {
 		return nil, nil
 	}
 	frontends, faults = svc.Frontends(s.slices[o.key], s.local)

@@ -83,20 +83,21 @@ func serviceNamesOf(a netip.Addr) *serviceNames {
 	return serviceNames6
 }
 
+func serviceNamesFor(family int) *serviceNames {
+	if family == 4 {
+		return serviceNames4
+	}
+	return serviceNames6
+}
+
 // planServiceChains asks for the chains, sets and maps that are always there.
 func planServiceChains(p *Plan) {
-	var services, reject, masquerade []Rule
+	var services, reject []Rule
 	for _, f := range families {
-		n, origDst := serviceNames4, OrigDstIP4
-		if f.number == 6 {
-			n, origDst = serviceNames6, OrigDstIP6
-		}
+		n := serviceNamesFor(f.number)
 		planServiceSets(p, f.addr, n)
 
 		frontend := Concat{f.dst, L4Proto, DstPort}
-		// The front end that was asked for, once it is translated. nft can
-		// only print the original port where a rule says of which protocol.
-		asked := Concat{origDst, L4Proto, OrigDstPort}
 		services = append(services, R(Dispatch{frontend, n.services}))
 		p.Chains.Set("services-ranges"+f.suffix, Chain{Rules: []Rule{
 			R(InSet{Fields: append(frontend[:3:3], f.src), Set: n.ranges}, Dispatch{frontend, n.ranged}).
@@ -115,20 +116,40 @@ func planServiceChains(p *Plan) {
 			R(isNew, Dispatch{frontend, n.none}),
 			R(isNew, InSet{Fields: Concat{f.dst}, Set: n.clusterIPs}, Goto(chainServicesRefuse)).
 				WithComment("a port that the service does not have"))
-		masquerade = append(masquerade,
-			R(InSet{Fields: Concat{f.src, f.dst}, Set: n.hairpin}, Masquerade{}).WithComment("a pod reaches itself"),
-			R(InSet{Fields: Concat{f.src}, Set: n.localPods}, Return))
-		for _, protocol := range []uint8{service.TCP, service.UDP, service.SCTP} {
-			masquerade = append(masquerade, R(Proto(protocol), InSet{Fields: asked, Set: n.keepSource}, Return))
-		}
 	}
-	// Replies to whoever is not on this node must pass it to be translated back.
-	masquerade = append(masquerade, R(LocalAddress{Source: true}, Return), R(Masquerade{}))
-
 	p.Chains.Set(chainServices, Chain{Rules: services})
 	p.Chains.Set(chainServicesReject, Chain{Rules: reject})
-	p.Chains.Set(chainServicesMasquerade, Chain{Rules: masquerade})
 	p.Chains.Set(chainServicesRefuse, Chain{Rules: []Rule{R(Reject{})}})
+	planServiceMasquerade(p, false)
+}
+
+// planServiceMasquerade asks for the chain of what was translated. If Services are
+// off, only connections to host ports are ours, and of these no replies get lost:
+// the pod is on this node.
+func planServiceMasquerade(p *Plan, off bool) {
+	var rules []Rule
+	for _, f := range families {
+		n, origDst := serviceNamesFor(f.number), OrigDstIP4
+		if f.number == 6 {
+			origDst = OrigDstIP6
+		}
+		rules = append(rules, R(InSet{Fields: Concat{f.src, f.dst}, Set: n.hairpin}, Masquerade{}).WithComment("a pod reaches itself"))
+		if off {
+			continue
+		}
+		rules = append(rules, R(InSet{Fields: Concat{f.src}, Set: n.localPods}, Return))
+		// The front end that was asked for, once it is translated. nft can only
+		// print the original port where a rule says of which protocol.
+		asked := Concat{origDst, L4Proto, OrigDstPort}
+		for _, protocol := range []uint8{service.TCP, service.UDP, service.SCTP} {
+			rules = append(rules, R(Proto(protocol), InSet{Fields: asked, Set: n.keepSource}, Return))
+		}
+	}
+	if !off {
+		// Replies to whoever is not on this node must pass it to be translated back.
+		rules = append(rules, R(LocalAddress{Source: true}, Return), R(Masquerade{}))
+	}
+	p.Chains.Set(chainServicesMasquerade, Chain{Rules: rules})
 }
 
 func planServiceSets(p *Plan, addr Type, n *serviceNames) {

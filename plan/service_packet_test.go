@@ -1,6 +1,7 @@
 package plan_test
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -368,6 +369,47 @@ func TestPacketsHostPort(t *testing.T) {
 		s.apply()
 		if _, _, err := s.ask(s.outside, "tcp", s.family.nodeOutside, 8000); err != syscall.ECONNREFUSED {
 			t.Errorf("after the pod is gone: %v, want refused by the node", err)
+		}
+	})
+}
+
+// TestPacketsOfAnotherBalancer: where another program balances Services, Twill
+// leaves them alone and does not hide the clients of what that one translates.
+// Host ports stay.
+func TestPacketsOfAnotherBalancer(t *testing.T) {
+	eachFamily(t, func(t *testing.T, s *site) {
+		s.planner.Put(web(s.family.clusterIP))
+		s.planner.Put(webSlice(s.family.pod[:]))
+		s.planner.SetLocal(s.pod(0, api.WorkloadEndpointPort{Protocol: corev1.ProtocolTCP, HostPort: 8000, Port: 8080}))
+		s.planner.SetServices(false)
+		s.apply()
+		if server, _, err := s.ask(s.outside, "tcp", s.family.nodeOutside, 30080); err != syscall.ECONNREFUSED {
+			t.Errorf("the node port: %s answers (%v), want refused by the node", server, err)
+		}
+		if server, client, err := s.ask(s.outside, "tcp", s.family.nodeOutside, 8000); server != "pod0" || client != s.family.outside {
+			t.Errorf("the host port: %s answers to %s (%v), want pod0 to the client's own address", server, client, err)
+		}
+		if server, client, err := s.ask(s.pods[0], "tcp", s.family.nodeOutside, 8000); server != "pod0" || client == s.family.pod[0] {
+			t.Errorf("the pod's own host port: %s answers to %s (%v)", server, client, err)
+		}
+
+		other := s.node.Command("nft", "-f", "-")
+		other.Stdin = strings.NewReader(fmt.Sprintf(`table %s other { chain c { type nat hook prerouting priority -100
+			tcp dport 30081 dnat to %s
+		}
+		}
+`, map[string]string{"IPv4": "ip", "IPv6": "ip6"}[s.family.name], net.JoinHostPort(s.family.pod[1], "8080")))
+		if out, err := other.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if server, client, err := s.ask(s.outside, "tcp", s.family.nodeOutside, 30081); server != "pod1" || client != s.family.outside {
+			t.Errorf("%s answers to %s (%v), want pod1 to the client's own address", server, client, err)
+		}
+
+		s.planner.SetServices(true)
+		s.apply()
+		if _, _, err := s.ask(s.outside, "tcp", s.family.nodeOutside, 30080); err != nil {
+			t.Errorf("taken back, the node port: %v", err)
 		}
 	})
 }

@@ -116,6 +116,19 @@ func TestServicesEndUpTheSameInAnyOrder(t *testing.T) {
 		pod(plain)
 		want := planned(plain)
 
+		// Left to another, and taken back.
+		none := newServices()
+		none.setOff(true)
+		pod(none)
+		plain.setOff(true)
+		if diff := cmp.Diff(planned(none), planned(plain)); diff != "" {
+			t.Fatalf("seed %d, services are another's (-none +left):\n%s", seed, diff)
+		}
+		plain.setOff(false)
+		if diff := cmp.Diff(want, planned(plain)); diff != "" {
+			t.Fatalf("seed %d, services are taken back (-before +after):\n%s", seed, diff)
+		}
+
 		// The same, in another order, with detours on the way.
 		detoured := newServicePlanner(New(), "here")
 		var events []func()
