@@ -51,13 +51,15 @@ type Agent struct {
 	podMTU    atomic.Int64    // of a pod that is attached now; 0: not all intent was seen yet
 
 	carries       atomic.Bool // all intent was seen and is true in the kernel, or was once
+	leavesCluster atomic.Bool // the node's object is being removed
 	blocksKnown   atomic.Bool // the node's blocks were compared with the store
 	tryingJournal atomic.Bool
 
 	// The rest belongs to the loop.
 	work     chan func()
 	planner  *plan.Planner
-	unsynced map[*api.Kind]struct{}
+	unsynced map[string]struct{} // what has to be known before anything is programmed
+	serves   bool                // Services are this agent's
 	pools    map[string]*api.IPPool
 	waiters  []waiter
 }
@@ -75,8 +77,8 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 		work:     make(chan func(), WorkAtOnce),
 		planner:  plan.NewPlanner(config.NodeName),
 		checks:   healthcheck.New(log),
-		unsynced: map[*api.Kind]struct{}{},
-		pools:    map[string]*api.IPPool{},
+		unsynced: map[string]struct{}{}, serves: true,
+		pools: map[string]*api.IPPool{},
 	}
 	a.metrics = newMetrics(a)
 	a.publisher = newPublisher(s, config.NodeName, log)
@@ -135,8 +137,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.running = ctx
 	a.goOnLeaving()
 	for _, kind := range followed {
-		a.unsynced[kind] = struct{}{}
+		a.unsynced[kind.Plural] = struct{}{}
 	}
+	a.unsynced[whoServes] = struct{}{}
 	a.health.Set(health.NotSynced, "", "waiting for the first lists")
 	for _, kind := range followed {
 		g.Go(func() error { a.follow(ctx, kind); return nil })
@@ -155,6 +158,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { a.ipam.PrepareAhead(ctx); return nil })
 	g.Go(func() error { a.publisher.run(ctx); return nil })
 	g.Go(func() error { a.renewLease(ctx); return nil })
+	g.Go(func() error { a.followServiceProxy(ctx); return nil })
 	g.Go(func() error { a.loop(ctx, drift); return nil })
 	a.publishNodeOnChange()
 	return g.Wait()

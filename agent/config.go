@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -28,13 +29,16 @@ type Config struct {
 	// who may write a Service could else take over any address
 	// (CVE-2020-8554).
 	ExternalIPs []netip.Prefix
+	// Services says whether the agent serves Services: ServicesAuto, ServicesOn or
+	// ServicesOff.
+	Services string
 	// MetricsAddress serves /metrics and /healthz; empty: not served.
 	MetricsAddress string
 }
 
 // DefaultConfig is what holds where nothing is said.
 func DefaultConfig() Config {
-	return Config{StateDir: "/var/lib/twill", RunDir: "/run/twill", MetricsAddress: "127.0.0.1:9841"}
+	return Config{StateDir: "/var/lib/twill", RunDir: "/run/twill", MetricsAddress: "127.0.0.1:9841", Services: ServicesAuto}
 }
 
 // Socket is the path of the CNI socket.
@@ -49,6 +53,9 @@ func (c Config) Validate() error {
 	var errs []error
 	if problems := validation.IsDNS1123Subdomain(c.NodeName); len(problems) > 0 {
 		errs = append(errs, fmt.Errorf("node name %q: %s", c.NodeName, strings.Join(problems, "; ")))
+	}
+	if !slices.Contains([]string{ServicesAuto, ServicesOn, ServicesOff}, c.Services) {
+		errs = append(errs, fmt.Errorf("services %q: use %s, %s or %s", c.Services, ServicesAuto, ServicesOn, ServicesOff))
 	}
 	seen := map[bool]netip.Addr{}
 	for _, ip := range c.NodeIPs {

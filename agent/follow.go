@@ -32,15 +32,7 @@ func (a *Agent) follow(ctx context.Context, kind *api.Kind) {
 			a.do(ctx, func() { a.deleted(kind, key) })
 		},
 		Synced: func() {
-			a.do(ctx, func() {
-				delete(a.unsynced, kind)
-				if a.synced() {
-					a.health.Clear(health.NotSynced, "")
-					a.log.Info("in step with the store", "node", a.config.NodeName)
-					go a.confirmBlocks(ctx)
-					go AfterFirstSync()
-				}
-			})
+			a.do(ctx, func() { a.known(ctx, kind.Plural) })
 		},
 		Restored: func() { a.restored(ctx, kind) },
 		Patient:  true,
@@ -52,6 +44,21 @@ func (a *Agent) follow(ctx context.Context, kind *api.Kind) {
 			}
 		},
 	})
+}
+
+// known takes in that something is known which the plan depends on; the last of
+// it begins the agent's work. It runs on the loop.
+func (a *Agent) known(ctx context.Context, what string) {
+	if _, waited := a.unsynced[what]; !waited {
+		return
+	}
+	delete(a.unsynced, what)
+	if a.synced() {
+		a.health.Clear(health.NotSynced, "")
+		a.log.Info("in step with the store", "node", a.config.NodeName)
+		go a.confirmBlocks(ctx)
+		go AfterFirstSync()
+	}
 }
 
 // restored publishes again what only this node knows: the backup lacks what came
@@ -76,6 +83,7 @@ func (a *Agent) put(obj api.Object) {
 	case *corev1.Node:
 		if o.Name == a.config.NodeName {
 			a.ipam.SetNode(o.Labels)
+			a.leavesCluster.Store(leaves(o))
 			a.publishNodeOnChange()
 		}
 	case *api.IPAMBlock:

@@ -23,6 +23,8 @@ type apiServer struct {
 
 func (apiServer) Orchestrator() string { return "a test" }
 
+func (apiServer) ServiceProxy(context.Context) (bool, error) { return false, nil }
+
 func (s apiServer) Get(context.Context, *api.Kind, api.Key) (api.Object, error) { return s.pod, s.err }
 
 func TestLookUp(t *testing.T) {

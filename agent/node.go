@@ -23,17 +23,21 @@ const leaseDuration = 15 * time.Second
 // publishNodeOnChange brings the node's object up to date: its addresses, what
 // it receives, and what is wrong with it. It runs on the loop.
 func (a *Agent) publishNodeOnChange() {
-	receives := a.planner.Receives()
-	a.publisher.publishNode(func(n *corev1.Node) { a.describeNode(n, receives) })
+	receives, serves := a.planner.Receives(), a.serves
+	a.publisher.publishNode(func(n *corev1.Node) { a.describeNode(n, receives, serves) })
 }
 
-func (a *Agent) describeNode(n *corev1.Node, receives api.Receives) {
+func (a *Agent) describeNode(n *corev1.Node, receives api.Receives, serves bool) {
 	n.Annotations = maps.Clone(n.Annotations)
 	if n.Annotations == nil {
 		n.Annotations = map[string]string{}
 	}
 	n.Annotations[api.ReceivesAnnotation] = mustJSON(receives)
 	n.Annotations[api.UnderlayAnnotation] = mustJSON(a.underlay)
+	delete(n.Annotations, api.ServicesAnnotation)
+	if !serves {
+		n.Annotations[api.ServicesAnnotation] = "off"
+	}
 	n.Status.Conditions = nodeConditions(n.Status.Conditions, a.health.Conditions())
 	if a.publisher.orchestrated {
 		if a.carries.Load() {

@@ -17,6 +17,10 @@ const ReceivesAnnotation = GroupTwill + "/receives"
 // depends on another node's.
 const UnderlayAnnotation = GroupTwill + "/underlay"
 
+// ServicesAnnotation on a Node says that its agent does not serve Services:
+// "off". Without it the agent serves them.
+const ServicesAnnotation = GroupTwill + "/services"
+
 // LeaseNamespace holds the agents' leases, one a node under LeaseName: renewed
 // while the agent is alive, and watched by nobody, so that heartbeats don't fan
 // out to every node.

@@ -45,6 +45,7 @@ node is not asked. Compare it with "nft list table inet twill" on the node.`,
 						if err := setUnderlay(planner, n); err != nil {
 							return err
 						}
+						planner.SetServices(n.Annotations[api.ServicesAnnotation] != "off")
 					}
 					if w, ok := obj.(*api.WorkloadEndpoint); ok && w.Spec.Node == args[0] {
 						local, err := localOf(w)

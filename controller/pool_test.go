@@ -55,6 +55,8 @@ type orchestrated struct{ *memory.Store }
 
 func (orchestrated) Orchestrator() string { return "a test" }
 
+func (orchestrated) ServiceProxy(context.Context) (bool, error) { return false, nil }
+
 func TestUnderAnOrchestratorOnlyWhatIsOursIsTouched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &cluster{T: t, Store: memory.New()}

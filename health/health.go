@@ -39,6 +39,7 @@ const (
 	BlockLost            Code = "BlockLost"
 	AgentSilent          Code = "AgentSilent"
 	ClockAhead           Code = "ClockAhead"
+	ProxyPortTaken       Code = "ProxyPortTaken"
 )
 
 var definitions = []Definition{
@@ -72,6 +73,8 @@ var definitions = []Definition{
 		"see whether `twill agent` runs on the node, its log, and the node's clock"},
 	{ClockAhead, "by the node's clock its lease was renewed later than now; whether its agent still lives can't be told",
 		"set the clock of the node, or of the machine that asks"},
+	{ProxyPortTaken, "a port where load balancers or monitoring expect the program that serves Services is another's",
+		"read the detail; if a kube-proxy has the port, let it go or say --services off"},
 }
 
 // Definitions lists every condition there is.

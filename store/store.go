@@ -107,6 +107,9 @@ type Reconnector interface {
 // only annotations, labels and conditions of our own are ours to write.
 type Orchestrated interface {
 	Orchestrator() string // its name
+	// ServiceProxy says whether the cluster runs a program on its nodes that serves
+	// Services, such as kube-proxy.
+	ServiceProxy(ctx context.Context) (bool, error)
 }
 
 // Unreadable is a stored value that is no object: someone else wrote it, or

@@ -79,6 +79,33 @@ func Open(ctx context.Context, c Config) (store.Store, error) {
 // Orchestrator implements store.Orchestrated.
 func (s *Store) Orchestrator() string { return "Kubernetes" }
 
+// serviceProxyPath is where kubeadm puts kube-proxy, and whoever follows it.
+const serviceProxyPath = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
+
+// ServiceProxy implements store.Orchestrated. A kube-proxy that no node may run
+// counts as none: that is how it is put out of service without being deleted.
+func (s *Store) ServiceProxy(ctx context.Context) (bool, error) {
+	body, err := s.call(ctx, func() *rest.Request { return s.client.Get().AbsPath(serviceProxyPath) })
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	var set struct {
+		Metadata metav1.ObjectMeta `json:"metadata"`
+		Status   struct {
+			ObservedGeneration     int64 `json:"observedGeneration"`
+			DesiredNumberScheduled int   `json:"desiredNumberScheduled"`
+		} `json:"status"`
+	}
+	if err == nil {
+		err = json.Unmarshal(body, &set)
+	}
+	if err != nil {
+		return false, fmt.Errorf("get DaemonSet kube-proxy: %w", err)
+	}
+	seen := set.Status.ObservedGeneration >= set.Metadata.Generation // else it was just made
+	return !seen || set.Status.DesiredNumberScheduled > 0, nil
+}
+
 // Get implements store.Store. Of a pod it answers also before that has an
 // address: the agent needs a pod's labels while it attaches it.
 func (s *Store) Get(ctx context.Context, kind *api.Kind, key api.Key) (api.Object, error) {

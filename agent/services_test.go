@@ -1,0 +1,95 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/twill-net/twill/store"
+	"github.com/twill-net/twill/store/memory"
+)
+
+// proxied is a cluster whose DaemonSet kube-proxy is there, or not, or can't be
+// asked for.
+type proxied struct {
+	*memory.Store
+	found bool
+	err   error
+}
+
+func (*proxied) Orchestrator() string { return "a test" }
+
+func (p *proxied) ServiceProxy(context.Context) (bool, error) { return p.found, p.err }
+
+func TestWhoServesServices(t *testing.T) {
+	// A kube-proxy that is none of the cluster's objects, as in k3s.
+	elsewhere := httptest.NewServer(proxyMode())
+	defer elsewhere.Close()
+	away := fmt.Errorf("%w: no route", store.ErrUnavailable)
+	for _, test := range []struct {
+		name     string
+		setting  string
+		cluster  store.Store
+		runs     bool // a kube-proxy on the node
+		serves   bool // now
+		want     bool
+		wantsErr bool
+	}{
+		{"nobody else", ServicesAuto, &proxied{Store: memory.New()}, false, false, true, false},
+		{"without Kubernetes", ServicesAuto, memory.New(), false, false, true, false},
+		{"a DaemonSet", ServicesAuto, &proxied{Store: memory.New(), found: true}, false, false, false, false},
+		{"a DaemonSet came", ServicesAuto, &proxied{Store: memory.New(), found: true}, false, true, false, false},
+		{"a process", ServicesAuto, &proxied{Store: memory.New()}, true, false, false, false},
+		{"what answers is the agent", ServicesAuto, &proxied{Store: memory.New()}, true, true, true, false},
+		{"an outage", ServicesAuto, &proxied{Store: memory.New(), err: away}, false, true, false, true},
+		{"may not ask", ServicesAuto, &proxied{Store: memory.New(), err: errors.New("forbidden")}, false, false, true, false},
+		{"on", ServicesOn, &proxied{Store: memory.New(), found: true}, true, false, true, false},
+		{"off", ServicesOff, &proxied{Store: memory.New()}, false, true, false, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			address := "127.0.0.1:0" // nobody's
+			if test.runs {
+				address = elsewhere.Listener.Addr().String()
+			}
+			a := &Agent{config: Config{Services: test.setting}, store: test.cluster, log: slog.New(slog.DiscardHandler)}
+			got, err := a.shouldServe(t.Context(), test.serves, address)
+			if got != test.want || (err != nil) != test.wantsErr {
+				t.Errorf("serves %t, %v; want %t", got, err, test.want)
+			}
+		})
+	}
+}
+
+func TestAnswersForProxy(t *testing.T) {
+	a := &Agent{}
+	get := func(h http.Handler, path string) (int, string) {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		body, _ := io.ReadAll(w.Body)
+		return w.Code, string(body)
+	}
+	expect := func(path string, want int) {
+		t.Helper()
+		if code, body := get(a.proxyHealth(), path); code != want {
+			t.Errorf("%s: %d %s, want %d", path, code, body, want)
+		}
+	}
+	expect("/healthz", http.StatusServiceUnavailable) // nothing is programmed yet
+	a.carries.Store(true)
+	expect("/healthz", http.StatusOK)
+	n := &corev1.Node{}
+	n.Spec.Taints = []corev1.Taint{{Key: deletionTaint, Effect: corev1.TaintEffectNoSchedule}}
+	a.leavesCluster.Store(leaves(n))
+	expect("/healthz", http.StatusServiceUnavailable)
+	expect("/livez", http.StatusOK)
+	if code, body := get(proxyMode(), "/proxyMode"); code != http.StatusOK || body != "nftables" {
+		t.Errorf("/proxyMode: %d %q", code, body)
+	}
+}
