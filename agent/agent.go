@@ -54,6 +54,7 @@ type Agent struct {
 	leavesCluster atomic.Bool // the node's object is being removed
 	blocksKnown   atomic.Bool // the node's blocks were compared with the store
 	tryingJournal atomic.Bool
+	allKnown      chan struct{} // closed when all intent was seen
 
 	// The rest belongs to the loop.
 	work     chan func()
@@ -77,7 +78,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 		work:     make(chan func(), WorkAtOnce),
 		planner:  plan.NewPlanner(config.NodeName),
 		checks:   healthcheck.New(log),
-		unsynced: map[string]struct{}{}, serves: true,
+		unsynced: map[string]struct{}{}, serves: true, allKnown: make(chan struct{}),
 		pools: map[string]*api.IPPool{},
 	}
 	a.metrics = newMetrics(a)
@@ -155,7 +156,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return ended(ctx, "watch rtnetlink", a.route.Watch(ctx, drifted)) })
 	g.Go(func() error { return ended(ctx, "serve CNI", cni.Serve(ctx, listener, a, a.log)) })
 	g.Go(func() error { return ended(ctx, "serve metrics", a.metrics.serve(ctx, a.config.MetricsAddress)) })
-	g.Go(func() error { a.ipam.PrepareAhead(ctx); return nil })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-a.allKnown: // before, a block might be claimed that the node's ranges exclude
+			a.ipam.PrepareAhead(ctx)
+		}
+		return nil
+	})
 	g.Go(func() error { a.publisher.run(ctx); return nil })
 	g.Go(func() error { a.renewLease(ctx); return nil })
 	g.Go(func() error { a.followServiceProxy(ctx); return nil })

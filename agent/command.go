@@ -37,6 +37,7 @@ func newOptions(flags *pflag.FlagSet) *options {
 		{name: "cni-bin-dir", help: "where the container runtime looks for executables: twill-cni is put there; empty: it is not"},
 		{name: "cni-conf-dir", help: "where the container runtime looks for network configuration: it is written there when pods can be attached; empty: it is not"},
 		{name: "external-ips", help: "ranges in which Services may take external IPs, separated by commas; default none"},
+		{name: "addresses", value: d.Addresses, help: "node: pods get addresses of the node's spec.podCIDRs; pools: of any block of a pool; auto: of the node's where these lie in a pool"},
 		{name: "services", value: d.Services, help: "on: this agent serves Services; off: another program on the node does, such as kube-proxy; auto: off where a kube-proxy is found"},
 		{name: "metrics-address", value: d.MetricsAddress, help: "where /metrics and /healthz are served; empty: nowhere"},
 		{name: "log-level", value: "info", help: "debug, info, warn or error"},
@@ -89,7 +90,7 @@ func (o *options) config() (Config, slog.Level, error) {
 	c := Config{
 		NodeName: values["node-name"], StateDir: values["state-dir"], RunDir: values["run-dir"],
 		CNIBinDir: values["cni-bin-dir"], CNIConfDir: values["cni-conf-dir"], MetricsAddress: values["metrics-address"],
-		Services: values["services"],
+		Services: values["services"], Addresses: values["addresses"],
 	}
 	for _, text := range strings.FieldsFunc(values["node-ip"], func(r rune) bool { return r == ',' }) {
 		ip, err := netip.ParseAddr(strings.TrimSpace(text))

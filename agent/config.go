@@ -29,6 +29,9 @@ type Config struct {
 	// who may write a Service could else take over any address
 	// (CVE-2020-8554).
 	ExternalIPs []netip.Prefix
+	// Addresses says of which ranges pods get addresses: AddressesAuto,
+	// AddressesOfNode or AddressesOfPools.
+	Addresses string
 	// Services says whether the agent serves Services: ServicesAuto, ServicesOn or
 	// ServicesOff.
 	Services string
@@ -36,9 +39,16 @@ type Config struct {
 	MetricsAddress string
 }
 
+// The values of Config.Addresses.
+const (
+	AddressesAuto    = "auto"  // of the node's spec.podCIDRs that lie in a pool, else of pools
+	AddressesOfNode  = "node"  // of the node's spec.podCIDRs
+	AddressesOfPools = "pools" // of any block that the node claims
+)
+
 // DefaultConfig is what holds where nothing is said.
 func DefaultConfig() Config {
-	return Config{StateDir: "/var/lib/twill", RunDir: "/run/twill", MetricsAddress: "127.0.0.1:9841", Services: ServicesAuto}
+	return Config{StateDir: "/var/lib/twill", RunDir: "/run/twill", MetricsAddress: "127.0.0.1:9841", Services: ServicesAuto, Addresses: AddressesAuto}
 }
 
 // Socket is the path of the CNI socket.
@@ -56,6 +66,9 @@ func (c Config) Validate() error {
 	}
 	if !slices.Contains([]string{ServicesAuto, ServicesOn, ServicesOff}, c.Services) {
 		errs = append(errs, fmt.Errorf("services %q: use %s, %s or %s", c.Services, ServicesAuto, ServicesOn, ServicesOff))
+	}
+	if !slices.Contains([]string{AddressesAuto, AddressesOfNode, AddressesOfPools}, c.Addresses) {
+		errs = append(errs, fmt.Errorf("addresses %q: use %s, %s or %s", c.Addresses, AddressesAuto, AddressesOfNode, AddressesOfPools))
 	}
 	seen := map[bool]netip.Addr{}
 	for _, ip := range c.NodeIPs {

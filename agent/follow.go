@@ -54,6 +54,7 @@ func (a *Agent) known(ctx context.Context, what string) {
 	}
 	delete(a.unsynced, what)
 	if a.synced() {
+		close(a.allKnown)
 		a.health.Clear(health.NotSynced, "")
 		a.log.Info("in step with the store", "node", a.config.NodeName)
 		go a.confirmBlocks(ctx)
@@ -82,7 +83,7 @@ func (a *Agent) put(obj api.Object) {
 		a.publishNodeOnChange()
 	case *corev1.Node:
 		if o.Name == a.config.NodeName {
-			a.ipam.SetNode(o.Labels)
+			a.ipam.SetNode(o.Labels, a.rangesOf(o))
 			a.leavesCluster.Store(leaves(o))
 			a.publishNodeOnChange()
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/health"
+	"github.com/twill-net/twill/ipam"
 	"github.com/twill-net/twill/store"
 )
 
@@ -25,6 +27,21 @@ const leaseDuration = 15 * time.Second
 func (a *Agent) publishNodeOnChange() {
 	receives, serves := a.planner.Receives(), a.serves
 	a.publisher.publishNode(func(n *corev1.Node) { a.describeNode(n, receives, serves) })
+}
+
+// rangesOf are the ranges of which the pods of this node get addresses. What can't
+// be read is left out: the API server validates it.
+func (a *Agent) rangesOf(n *corev1.Node) ipam.Ranges {
+	r := ipam.Ranges{Only: a.config.Addresses == AddressesOfNode}
+	if a.config.Addresses == AddressesOfPools {
+		return r
+	}
+	for _, text := range n.Spec.PodCIDRs {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			r.Prefixes = append(r.Prefixes, prefix)
+		}
+	}
+	return r
 }
 
 func (a *Agent) describeNode(n *corev1.Node, receives api.Receives, serves bool) {

@@ -102,7 +102,8 @@ type Allocator struct {
 	lock        *os.File // keeps other processes from the journal
 	pools       []Pool   // by name
 	labels      map[string]string
-	selected    []Pool // enabled, and select the node
+	ranges      Ranges
+	selected    []Pool // enabled, and select the node; no more of them than is in its ranges
 	blocks      []*block
 	allocations map[ID]*Allocation
 	users       map[netip.Addr]ID
@@ -235,11 +236,11 @@ func (a *Allocator) SetPools(pools []*api.IPPool) error {
 	return errors.Join(errs...)
 }
 
-// SetNode says which labels the node has.
-func (a *Allocator) SetNode(labels map[string]string) {
+// SetNode says which labels the node has, and which ranges are its own.
+func (a *Allocator) SetNode(labels map[string]string, ranges Ranges) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.labels = labels
+	a.labels, a.ranges = labels, ranges
 	a.selectPools()
 }
 
@@ -250,6 +251,7 @@ func (a *Allocator) selectPools() {
 			a.selected = append(a.selected, p)
 		}
 	}
+	a.selected = a.ranges.within(a.selected)
 	for _, b := range a.blocks {
 		a.setPool(b)
 	}

@@ -45,6 +45,9 @@ func (a *Allocator) choose(want []netip.Addr) ([]netip.Addr, *shortage, error) {
 		}
 		out = append(out, addr)
 	}
+	if out == nil && a.ranges.Only {
+		return nil, nil, fmt.Errorf("%w: give %s a range inside an enabled pool (spec.podCIDR of the node)", ErrNoPool, a.claimer.Node)
+	}
 	if out == nil {
 		return nil, nil, fmt.Errorf("%w: add a pool, or change a pool's nodeSelector or disabled, for %s", ErrNoPool, a.claimer.Node)
 	}

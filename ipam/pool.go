@@ -62,6 +62,47 @@ func ParsePool(p *api.IPPool) (Pool, error) {
 	return Pool{Name: p.Name, Prefix: prefix, BlockBits: block, Disabled: p.Spec.Disabled, Nodes: nodes}, nil
 }
 
+// Ranges are what somebody else has given a node, such as Kubernetes with
+// spec.podCIDRs: it claims blocks in no other part of the pools.
+type Ranges struct {
+	Prefixes []netip.Prefix
+	// Only: without a range inside a pool the node has no addresses of that family.
+	// Else it then has whole pools.
+	Only bool
+}
+
+// within is what of the pools lies in the ranges.
+func (r Ranges) within(pools []Pool) []Pool {
+	var out []Pool
+	for _, f := range []int{4, 6} {
+		var whole, parts []Pool
+		for _, p := range pools {
+			if family(p.Prefix.Addr()) != f {
+				continue
+			}
+			whole = append(whole, p)
+			for _, prefix := range r.Prefixes {
+				if !p.Prefix.Overlaps(prefix) {
+					continue
+				}
+				part := p
+				if prefix.Bits() > p.Prefix.Bits() {
+					part.Prefix = prefix.Masked()
+					part.BlockBits = max(p.BlockBits, prefix.Bits())
+				}
+				parts = append(parts, part)
+			}
+		}
+		if len(parts) > 0 || r.Only {
+			out = append(out, parts...)
+		} else {
+			out = append(out, whole...)
+		}
+	}
+	slices.SortFunc(out, func(x, y Pool) int { return strings.Compare(x.Name, y.Name) })
+	return out
+}
+
 // Blocks is the number of blocks in the pool, a power of two. Of a pool with
 // more than 2^32 only so many are used.
 func (p Pool) Blocks() uint64 { return 1 << min(p.BlockBits-p.Prefix.Bits(), 32) }
