@@ -175,7 +175,7 @@ func (k *kubernetes) start(ctx context.Context, master *node) error {
 	if err := server.start(); err != nil {
 		return err
 	}
-	if err := server.await(func() bool { return k.get(ctx, master, "/readyz") == http.StatusOK }, kubernetesPatience); err != nil {
+	if err := server.await(func() bool { return k.answers(ctx, master) }, kubernetesPatience); err != nil {
 		return err
 	}
 	for _, p := range k.programs[1:] {
@@ -184,6 +184,10 @@ func (k *kubernetes) start(ctx context.Context, master *node) error {
 		}
 	}
 	return nil
+}
+
+func (k *kubernetes) answers(ctx context.Context, from *node) bool {
+	return k.get(ctx, from, "/readyz") == http.StatusOK
 }
 
 // get asks the API server from within a node, and returns the answer's code; 0

@@ -99,8 +99,11 @@ type Entrance struct {
 	Environment []string
 }
 
-// ControlRequest is about a process of the lab: "etcd", "controller", or an
-// agent by its node.
+// APIServer is the process that only a lab with Kubernetes has.
+const APIServer = "kube-apiserver"
+
+// ControlRequest is about a process of the lab: "etcd", "controller", APIServer, or
+// an agent by its node.
 type ControlRequest struct {
 	Process string
 	Node    string
@@ -395,12 +398,13 @@ func (v *service) Enter(at Place, out *Entrance) error {
 
 // Control stops, starts or kills a process of the lab, and waits for it.
 func (v *service) Control(r ControlRequest, _ *Nothing) error {
-	if v.s.kubernetes != nil && r.Process != "etcd" {
-		return errKubernetes
-	}
 	var p *process
 	ready := func() bool { return true }
-	switch {
+	switch k := v.s.kubernetes; {
+	case k != nil && r.Process == APIServer:
+		p, ready = k.programs[0], func() bool { return k.answers(context.Background(), v.s.nodes[0]) }
+	case k != nil && r.Process != "etcd":
+		return errKubernetes
 	case r.Node != "":
 		n, err := v.s.node(r.Node)
 		if err != nil {

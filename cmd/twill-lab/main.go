@@ -129,7 +129,7 @@ and root, uses nothing of the host's network, and leaves nothing behind.`,
 		upCommand(o), downCommand(o), statusCommand(o), logsCommand(o), demoCommand(),
 		runCommand(o), removeCommand(o), loadCommand(o),
 		kubectlCommand(o), execCommand(o), nodeCommand(o), outsideCommand(o),
-		agentCommand(o), controlCommand(o, "controller"), controlCommand(o, "etcd"),
+		agentCommand(o), controlCommand(o, "controller"), controlCommand(o, "etcd"), controlCommand(o, lab.APIServer),
 		superviseCommand(), etcdServerCommand(), enterCommand(),
 	)
 	return root
