@@ -9,6 +9,7 @@ package e2e
 import (
 	"flag"
 	"testing"
+	"time"
 
 	"github.com/twill-net/twill/test/testlab"
 )
@@ -19,6 +20,7 @@ var (
 	cycles = flag.Int("cycles", 100, "how many pods come and go in TestPodsComeAndGo")
 	update = flag.Bool("update", false, "write the golden files anew")
 	starts = flag.Int("starts", 30, "how many pods TestPodStartIsClosed starts")
+	outage = flag.Duration("outage", 20*time.Second, "how long the API server is away in TestKubernetesUnderLoad")
 )
 
 func TestMain(m *testing.M) { testlab.Main(m) }

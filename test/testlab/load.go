@@ -22,9 +22,15 @@ import (
 // tests would be a load of its own.
 func (l *Lab) Load(t *testing.T, from lab.Place, rate int, patience time.Duration, targets ...string) (stop func() []load.Result) {
 	t.Helper()
+	return l.LoadBy(t, from, nil, rate, patience, targets...)
+}
+
+// LoadBy is Load by a command that executes another, such as nsenter.
+func (l *Lab) LoadBy(t *testing.T, from lab.Place, by []string, rate int, patience time.Duration, targets ...string) (stop func() []load.Result) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	argv := []string{"load", "--rate", strconv.Itoa(rate), "--for", "0", "--patience", patience.String(), "-o", "json"}
+	argv := append(by[:len(by):len(by)], "load", "--rate", strconv.Itoa(rate), "--for", "0", "--patience", patience.String(), "-o", "json")
 	cmd, err := l.Command(ctx, from, append(argv, targets...)...)
 	if err != nil {
 		t.Fatal(err)
