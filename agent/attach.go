@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -59,7 +60,8 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	if err != nil {
 		return cni.Attached{}, err
 	}
-	if err := a.lookUp(ctx, &att); err != nil {
+	had, err := a.lookUp(ctx, &att)
+	if err != nil {
 		return cni.Attached{}, err
 	}
 	if err := a.hostPortsFree(att.Ports); err != nil {
@@ -75,7 +77,7 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	if err != nil {
 		return cni.Attached{}, err
 	}
-	allocation, err := a.ipam.Allocate(ctx, ipam.Request{
+	allocation, err := a.allocate(ctx, had, ipam.Request{
 		ID: id, Namespace: att.Namespace, Pod: att.Pod, HostInterface: link.HostInterface, NetNS: att.NetNS,
 		Want: att.Want, Extra: extra,
 	})
@@ -109,29 +111,62 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 // is more than the runtime does: by its labels policy is chosen, which has to
 // hold when the pod starts. What is followed does not tell: a pod is in it once
 // it has an address.
-func (a *Agent) lookUp(ctx context.Context, att *cni.Attachment) error {
+//
+// While the store is away, a pod that was here before is started anew; had are the
+// addresses by which the other nodes know it.
+func (a *Agent) lookUp(ctx context.Context, att *cni.Attachment) (had []netip.Addr, err error) {
 	if !a.publisher.orchestrated || att.Pod == "" {
-		return nil
+		return nil, nil
 	}
 	key := api.Key{Namespace: att.Namespace, Name: att.Pod}
 	obj, err := a.store.Get(ctx, api.WorkloadEndpointKind, key)
 	if errors.Is(err, store.ErrUnavailable) {
-		// A pod that was here before is started anew without the store.
 		if known, ok := a.podsHere.get(key); ok && att.UID == string(known.UID) {
-			obj, err = known, nil
+			obj, err, had = known, nil, addressesOf(known)
 		} else {
 			err = fmt.Errorf("%w: %w", cni.ErrTryAgain, err)
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("the pod's labels are needed: %w", err)
+		return nil, fmt.Errorf("the pod's labels are needed: %w", err)
 	}
 	w := obj.(*api.WorkloadEndpoint)
 	if att.UID != "" && string(w.UID) != att.UID {
-		return fmt.Errorf("the pod's labels: pod %s/%s was replaced by another of its name", att.Namespace, att.Pod)
+		return nil, fmt.Errorf("the pod's labels: pod %s/%s was replaced by another of its name", att.Namespace, att.Pod)
 	}
 	att.UID, att.Labels, att.Ports = string(w.UID), w.Labels, w.Spec.Ports
-	return nil
+	return had, nil
+}
+
+func addressesOf(w *api.WorkloadEndpoint) (out []netip.Addr) {
+	for _, text := range w.Spec.IPNetworks {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			out = append(out, prefix.Addr())
+		}
+	}
+	return out
+}
+
+// allocate gives a pod addresses; those that it had, if there are any and they can
+// be had again: the interface that they are of may still be being taken down.
+func (a *Agent) allocate(ctx context.Context, had []netip.Addr, r ipam.Request) (ipam.Allocation, error) {
+	if len(had) == 0 || len(r.Want) > 0 {
+		return a.ipam.Allocate(ctx, r)
+	}
+	for _, al := range a.ipam.List() {
+		if al.Leaving && slices.Contains(had, al.Addresses[0]) {
+			if err := a.detaching.wait(ctx, al.ID); err != nil {
+				return ipam.Allocation{}, err
+			}
+		}
+	}
+	again := r
+	again.Want = had
+	al, err := a.ipam.Allocate(ctx, again)
+	if errors.Is(err, ipam.ErrAddress) {
+		return a.ipam.Allocate(ctx, r)
+	}
+	return al, err
 }
 
 // podsHere are the node's pods as the store told of them last.

@@ -31,6 +31,7 @@ func TestLookUp(t *testing.T) {
 	pod := func(uid, app string) *api.WorkloadEndpoint {
 		w := api.WorkloadEndpointKind.New().(*api.WorkloadEndpoint)
 		w.Namespace, w.Name, w.UID, w.Labels = "default", "web", types.UID(uid), map[string]string{"app": app}
+		w.Spec.IPNetworks = []string{"10.244.1.7/32"}
 		return w
 	}
 	away := fmt.Errorf("%w: no route", store.ErrUnavailable)
@@ -57,11 +58,15 @@ func TestLookUp(t *testing.T) {
 				a.podsHere.put(test.known)
 			}
 			att := cni.Attachment{Namespace: "default", Pod: "web", UID: test.uid}
-			err := a.lookUp(t.Context(), &att)
+			had, err := a.lookUp(t.Context(), &att)
 			if (err == nil) != (test.want != "") || !errors.Is(err, test.err) && test.err != nil {
 				t.Fatalf("got %v", err)
 			}
 			if err == nil {
+				// Only while the store is away the other nodes can't hear of a new address.
+				if keeps := len(had) == 1 && had[0].String() == "10.244.1.7"; keeps != (test.s.err != nil) {
+					t.Errorf("the pod is to have %v again", had)
+				}
 				if diff := cmp.Diff(map[string]string{"app": test.want}, att.Labels); diff != "" || att.UID != "1" {
 					t.Errorf("uid %s, labels %s", att.UID, diff)
 				}
