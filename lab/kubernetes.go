@@ -186,6 +186,16 @@ func (k *kubernetes) start(ctx context.Context, master *node) error {
 	return nil
 }
 
+// program is one of the control plane; nil: it has none of this name.
+func (k *kubernetes) program(name string) *process {
+	for _, p := range k.programs {
+		if p.name == name {
+			return p
+		}
+	}
+	return nil
+}
+
 func (k *kubernetes) answers(ctx context.Context, from *node) bool {
 	return k.get(ctx, from, "/readyz") == http.StatusOK
 }

@@ -99,11 +99,15 @@ type Entrance struct {
 	Environment []string
 }
 
-// APIServer is the process that only a lab with Kubernetes has.
-const APIServer = "kube-apiserver"
+// Processes that only a lab with Kubernetes has.
+const (
+	APIServer         = "kube-apiserver"
+	ControllerManager = "kube-controller-manager"
+	Scheduler         = "kube-scheduler"
+)
 
-// ControlRequest is about a process of the lab: "etcd", "controller", APIServer, or
-// an agent by its node.
+// ControlRequest is about a process of the lab: "etcd", "controller", one of those
+// above, or an agent by its node.
 type ControlRequest struct {
 	Process string
 	Node    string
@@ -402,7 +406,9 @@ func (v *service) Control(r ControlRequest, _ *Nothing) error {
 	ready := func() bool { return true }
 	switch k := v.s.kubernetes; {
 	case k != nil && r.Process == APIServer:
-		p, ready = k.programs[0], func() bool { return k.answers(context.Background(), v.s.nodes[0]) }
+		p, ready = k.program(r.Process), func() bool { return k.answers(context.Background(), v.s.nodes[0]) }
+	case k != nil && k.program(r.Process) != nil:
+		p = k.program(r.Process)
 	case k != nil && r.Process != "etcd":
 		return errKubernetes
 	case r.Node != "":

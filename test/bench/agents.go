@@ -43,7 +43,7 @@ type cluster struct {
 // policies, by a probe from the pod to each other node's guard.
 func (b *bench) agents() error {
 	nodes, pods := pick(b, 20, 4), pick(b, 100, 8)
-	l, err := b.lab(nodes)
+	l, err := b.lab(lab.Config{Nodes: nodes})
 	if err != nil {
 		return err
 	}

@@ -185,7 +185,7 @@ type cniFigures map[string][]float64
 // turns with the peer.
 func (b *bench) cni() error {
 	pods, rounds := pick(b, 100, 16), pick(b, 5, 1)
-	l, err := b.lab(1)
+	l, err := b.lab(lab.Config{Nodes: 1})
 	if err != nil {
 		return err
 	}

@@ -51,6 +51,7 @@ var benchmarks = []struct {
 	{"connect", "connections to services", (*bench).connect},
 	{"scale", "policy, services and peers at scale, in one planner and kernel", (*bench).scale},
 	{"agents", "many nodes with their agents", (*bench).agents},
+	{"kubernetes", "agents on a real cluster", (*bench).kubernetes},
 }
 
 func main() {
@@ -178,17 +179,18 @@ func (b *bench) binaries() (string, error) {
 }
 
 // lab brings a lab up, which is gone when the run ends.
-func (b *bench) lab(nodes int) (*lab.Client, error) {
+func (b *bench) lab(config lab.Config) (*lab.Client, error) {
 	dir, err := b.binaries()
 	if err != nil {
 		return nil, err
 	}
-	name := fmt.Sprintf("bench%d-%d", os.Getpid(), len(b.labs))
-	b.labs = append(b.labs, name)
-	if err := lab.Up(b.ctx, lab.Config{Name: name, Nodes: nodes, Executables: dir}, func(string) {}); err != nil {
+	config.Executables = dir
+	config.Name = fmt.Sprintf("bench%d-%d", os.Getpid(), len(b.labs))
+	b.labs = append(b.labs, config.Name)
+	if err := lab.Up(b.ctx, config, func(string) {}); err != nil {
 		return nil, err
 	}
-	return lab.Dial(name)
+	return lab.Dial(config.Name)
 }
 
 func (b *bench) clear() error {
