@@ -58,6 +58,7 @@ update: ## refresh golden files and formatting (needs root for some); read the d
 	@gofmt -w $$(git ls-files '*.go')
 	@go generate ./deploy
 	@go test ./api ./cli ./cni ./plan ./health ./agent ./cmd/twill ./cmd/twill-lab -update
+	@./hack/as-root go test ./preflight -update
 	@./hack/as-root go test ./test/e2e -count 1 -run '^(TestBadInput|TestLifecycle)$$' -update
 
 .PHONY: clean
