@@ -23,6 +23,7 @@ demo: build ## run the classic exercise on a three-node lab (needs root)
 .PHONY: test
 test: ## run all tests: unit, properties, and the real kernel in namespaces (needs root for these)
 	@./hack/as-root ./hack/test
+	@cd test/chart && go test ./...
 
 .PHONY: proof
 proof: ## try the properties with 100,000 random cases each (needs root; CASES=N)
