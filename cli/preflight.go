@@ -96,10 +96,10 @@ func (p *preflightCommand) options() (o preflight.Options, err error) {
 	o = preflight.Options{Root: "/", NodeName: p.nodeName, Resolve: func(ctx context.Context, name string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 	}}
-	if o.PodCIDRs, err = prefixes("pod-cidr", p.pods); err != nil {
+	if o.PodCIDRs, err = parseRanges("--pod-cidr", p.pods); err != nil {
 		return o, err
 	}
-	if o.Services, err = prefixes("service-cidr", p.services); err != nil {
+	if o.Services, err = parseRanges("--service-cidr", p.services); err != nil {
 		return o, err
 	}
 	for _, text := range p.nodeIPs {
@@ -110,17 +110,6 @@ func (p *preflightCommand) options() (o preflight.Options, err error) {
 		o.NodeIPs = append(o.NodeIPs, ip.Unmap())
 	}
 	return o, nil
-}
-
-func prefixes(flag string, texts []string) (out []netip.Prefix, err error) {
-	for _, text := range texts {
-		p, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, usagef("--%s: %v", flag, err)
-		}
-		out = append(out, p.Masked())
-	}
-	return out, nil
 }
 
 // look judges the host, and again after what was fixed.

@@ -12,10 +12,6 @@ import (
 	"github.com/twill-net/twill/plan"
 )
 
-// ConflistName is the name of Twill's configuration for container runtimes,
-// which take the file whose name comes first.
-const ConflistName = "10-twill.conflist"
-
 // others are devices by which other networks are known, by how their names
 // begin.
 var others = []struct{ prefix, network string }{
@@ -27,18 +23,18 @@ var others = []struct{ prefix, network string }{
 func checkNetworks(f *Facts) (string, []Finding) {
 	var out []Finding
 	var seen []string
-	entries, _ := fs.ReadDir(f.Files, cniConf[1:]) // no directory, no file
+	entries, _ := fs.ReadDir(f.Files, plan.CNIConfDir[1:]) // no directory, no file
 	for _, e := range entries {
 		name := e.Name()
 		known := slices.Contains([]string{".conflist", ".conf", ".json"}, path.Ext(name))
-		if e.IsDir() || !known || strings.HasPrefix(name, ".") || name == ConflistName {
+		if e.IsDir() || !known || strings.HasPrefix(name, ".") || name == plan.CNIConflist {
 			continue
 		}
 		seen = append(seen, name)
-		if name < ConflistName {
-			out = append(out, found(health.OtherNetworkFirst, "%s/%s sorts before %s", cniConf, name, ConflistName))
+		if name < plan.CNIConflist {
+			out = append(out, found(health.OtherNetworkFirst, "%s/%s sorts before %s", plan.CNIConfDir, name, plan.CNIConflist))
 		} else {
-			out = append(out, found(health.OtherNetworkLeft, "%s/%s is of another network", cniConf, name))
+			out = append(out, found(health.OtherNetworkLeft, "%s/%s is of another network", plan.CNIConfDir, name))
 		}
 	}
 	told := map[string]bool{}

@@ -8,11 +8,7 @@ import (
 	"strings"
 
 	"github.com/twill-net/twill/health"
-)
-
-const (
-	cniConf = "/etc/cni/net.d"
-	cniBin  = "/opt/cni/bin"
+	"github.com/twill-net/twill/plan"
 )
 
 // runtimes are the container runtimes that we know, by the sockets that they
@@ -46,10 +42,10 @@ func checkRuntime(f *Facts) (string, []Finding) {
 		if strings.Contains(setting(text, "disabled_plugins"), `"cri"`) {
 			out = append(out, found(health.RuntimeWithoutCRI, "/%s has \"cri\" among disabled_plugins", containerdFile))
 		}
-		if !f.exists(path.Join(cniBin[1:], "loopback")) {
-			out = append(out, found(health.LoopbackMissing, "there is no %s/loopback", cniBin))
+		if !f.exists(path.Join(plan.CNIBinDir[1:], "loopback")) {
+			out = append(out, found(health.LoopbackMissing, "there is no %s/loopback", plan.CNIBinDir))
 		}
-		for key, want := range map[string]string{"conf_dir": cniConf, "bin_dir": cniBin} {
+		for key, want := range map[string]string{"conf_dir": plan.CNIConfDir, "bin_dir": plan.CNIBinDir} {
 			if have := strings.Trim(setting(text, key), `'"`); have != "" && path.Clean(have) != want {
 				out = append(out, found(health.RuntimeLooksAside, "/%s has %s = %s; Twill writes to %s", containerdFile, key, have, want))
 			}
