@@ -23,6 +23,7 @@ demo: build ## run the classic exercise on a three-node lab (needs root)
 .PHONY: test
 test: ## run all tests: unit, properties, and the real kernel in namespaces (needs root for these)
 	@./hack/as-root ./hack/test
+	@cd test/chart && go test ./...
 
 .PHONY: proof
 proof: ## try the properties with 100,000 random cases each (needs root; CASES=N)
@@ -58,6 +59,7 @@ update: ## refresh golden files and formatting (needs root for some); read the d
 	@gofmt -w $$(git ls-files '*.go')
 	@go generate ./deploy
 	@go test ./api ./cli ./cni ./plan ./health ./agent ./cmd/twill ./cmd/twill-lab -update
+	@./hack/as-root go test ./preflight -update
 	@./hack/as-root go test ./test/e2e -count 1 -run '^(TestBadInput|TestLifecycle)$$' -update
 
 .PHONY: clean

@@ -24,7 +24,7 @@ var floors = [][]string{
 	{"api", "health", "deploy"},
 	{"policy", "fabric", "service", "ipam", "store"},
 	{"plan", "controller"},
-	{"dataplane", "trace"},
+	{"dataplane", "trace", "preflight"},
 	{"cli", "cni"},
 	{"agent", "lab"},
 	{"cmd", "hack", "test"},
@@ -32,7 +32,8 @@ var floors = [][]string{
 
 // neighbours are imports within a floor that are meant.
 var neighbours = map[string][]string{
-	"ipam": {"store"}, // blocks are claimed in it
+	"ipam":      {"store"},     // blocks are claimed in it
+	"preflight": {"dataplane"}, // by which the kernel is tried
 }
 
 // pure rooms compute and do nothing else: what they may not reach, even through

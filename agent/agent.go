@@ -108,7 +108,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 	if err := os.MkdirAll(config.StateDir, 0o700); err != nil {
 		return nil, err
 	}
-	a.ipam, err = ipam.Open(filepath.Join(config.StateDir, "ipam.journal"), config.NodeName, ipam.Options{Store: s, Log: log})
+	a.ipam, err = ipam.Open(filepath.Join(config.StateDir, plan.Journal), config.NodeName, ipam.Options{Store: s, Log: log})
 	if err != nil {
 		return nil, err
 	}

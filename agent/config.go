@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/twill-net/twill/plan"
 )
 
 // Config is an agent's configuration.
@@ -48,15 +50,15 @@ const (
 
 // DefaultConfig is what holds where nothing is said.
 func DefaultConfig() Config {
-	return Config{StateDir: "/var/lib/twill", RunDir: "/run/twill", MetricsAddress: "127.0.0.1:9841", Services: ServicesAuto, Addresses: AddressesAuto}
+	return Config{StateDir: plan.StateDir, RunDir: plan.RunDir, MetricsAddress: "127.0.0.1:9841", Services: ServicesAuto, Addresses: AddressesAuto}
 }
 
 // Socket is the path of the CNI socket.
-func (c Config) Socket() string { return filepath.Join(c.RunDir, "cni.sock") }
+func (c Config) Socket() string { return filepath.Join(c.RunDir, plan.CNISocket) }
 
 // SysctlOriginals is the file with the values that sysctls had before the agent
 // set them.
-func (c Config) SysctlOriginals() string { return filepath.Join(c.RunDir, "sysctl-originals") }
+func (c Config) SysctlOriginals() string { return filepath.Join(c.RunDir, plan.SysctlOriginals) }
 
 // Validate lists everything that is wrong.
 func (c Config) Validate() error {

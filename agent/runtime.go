@@ -14,13 +14,7 @@ import (
 
 	"github.com/twill-net/twill/cni"
 	"github.com/twill-net/twill/health"
-)
-
-const (
-	cniExecutable = "twill-cni"
-	// conflistName sorts before what other networks call theirs: runtimes take the
-	// first.
-	conflistName = "10-twill.conflist"
+	"github.com/twill-net/twill/plan"
 )
 
 // installExecutable gives the container runtime the twill-cni that lies beside
@@ -34,11 +28,11 @@ func (a *Agent) installExecutable() error {
 	if err != nil {
 		return err
 	}
-	program, err := os.ReadFile(filepath.Join(filepath.Dir(self), cniExecutable))
+	program, err := os.ReadFile(filepath.Join(filepath.Dir(self), plan.CNIExecutable))
 	if err != nil {
-		return fmt.Errorf("install %s: %w", cniExecutable, err)
+		return fmt.Errorf("install %s: %w", plan.CNIExecutable, err)
 	}
-	return install(a.config.CNIBinDir, cniExecutable, program, 0o755)
+	return install(a.config.CNIBinDir, plan.CNIExecutable, program, 0o755)
 }
 
 // installConflist tells the runtime of this network, which makes a node ready for
@@ -47,14 +41,14 @@ func (a *Agent) installConflist() {
 	if a.config.CNIConfDir == "" {
 		return
 	}
-	if err := install(a.config.CNIConfDir, conflistName, cni.Conflist(a.config.Socket()), 0o644); err != nil {
+	if err := install(a.config.CNIConfDir, plan.CNIConflist, cni.Conflist(a.config.Socket()), 0o644); err != nil {
 		a.health.Set(health.RuntimeNotConfigured, "", err.Error())
 		a.log.Error("the container runtime can't be told of this network", "error", err)
 		return
 	}
 	a.health.Clear(health.RuntimeNotConfigured, "")
 	if other := earlierConfig(a.config.CNIConfDir); other != "" {
-		a.health.Set(health.RuntimeNotConfigured, "", fmt.Sprintf("%s sorts before %s, so runtimes take that network", filepath.Join(a.config.CNIConfDir, other), conflistName))
+		a.health.Set(health.RuntimeNotConfigured, "", fmt.Sprintf("%s sorts before %s, so runtimes take that network", filepath.Join(a.config.CNIConfDir, other), plan.CNIConflist))
 	}
 }
 
@@ -97,7 +91,7 @@ func earlierConfig(dir string) string {
 			names = append(names, e.Name())
 		}
 	}
-	if first := slices.Min(append(names, conflistName)); first != conflistName {
+	if first := slices.Min(append(names, plan.CNIConflist)); first != plan.CNIConflist {
 		return first
 	}
 	return ""

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/twill-net/twill/plan"
 )
 
 func TestInstallReplacesWhole(t *testing.T) {
@@ -52,8 +54,8 @@ func TestEarlierConfig(t *testing.T) {
 		want  string
 	}{
 		{nil, ""},
-		{[]string{conflistName, "10-zeta.conflist", "99-loopback.conf"}, ""},
-		{[]string{conflistName, "05-cilium.conflist"}, "05-cilium.conflist"},
+		{[]string{plan.CNIConflist, "10-zeta.conflist", "99-loopback.conf"}, ""},
+		{[]string{plan.CNIConflist, "05-cilium.conflist"}, "05-cilium.conflist"},
 		{[]string{"10-calico.conflist", "10-flannel.conf"}, "10-calico.conflist"},
 		{[]string{".10-calico.conflist", "00-readme.txt", "10-calico.conflist.bak"}, ""},
 	} {

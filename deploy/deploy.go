@@ -1,6 +1,7 @@
 // Package deploy holds what a Kubernetes cluster needs to run Twill: the
 // definitions of the custom resources, which are generated from the types of
-// package api, and twill.yaml with all else.
+// package api, and twill.yaml with all else. The Helm chart beside it makes the
+// same objects.
 package deploy
 
 import (
@@ -12,6 +13,12 @@ import (
 
 //go:embed crds/*.yaml
 var files embed.FS
+
+//go:embed twill.yaml
+var manifest []byte
+
+// Manifest is twill.yaml.
+func Manifest() []byte { return manifest }
 
 // CustomResources are the manifests of the CustomResourceDefinitions, one a
 // kind, in the order of their file names.

@@ -12,6 +12,16 @@ import (
 
 var update = flag.Bool("update", false, "write docs/reference/conditions.md")
 
+const hostSection = `
+## What can be wrong with a host
+
+` + "`twill preflight`" + ` looks for these; see [check a host](../how-to/check-a-host.md). With an error a host is no good node,
+with a warning it can be one.
+
+| code | level | what it means | what to do |
+|---|---|---|---|
+`
+
 // TestReference holds the reference page against the registry.
 func TestReference(t *testing.T) {
 	const path = "../docs/reference/conditions.md"
@@ -19,6 +29,14 @@ func TestReference(t *testing.T) {
 	b.WriteString("# Conditions\n\nEverything that can be wrong has a stable code. `twill status` lists what is wrong now, a Node carries it as a\ncondition `Twill<code>`, and `/metrics` as `twill_condition{code=\"<code>\"}`.\n\n| code | what it means | what to do |\n|---|---|---|\n")
 	for _, d := range Definitions() {
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", d.Code, d.Title, d.Remedy)
+	}
+	b.WriteString(hostSection)
+	for _, d := range HostDefinitions() {
+		level := "error"
+		if d.Warning {
+			level = "warning"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", d.Code, level, d.Title, d.Remedy)
 	}
 	if *update {
 		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
@@ -57,7 +75,11 @@ func TestTracker(t *testing.T) {
 
 func TestEveryDefinitionIsComplete(t *testing.T) {
 	seen := map[Code]bool{}
-	for _, d := range Definitions() {
+	all := Definitions()
+	for _, d := range HostDefinitions() {
+		all = append(all[:len(all):len(all)], d.Definition)
+	}
+	for _, d := range all {
 		if d.Code == "" || d.Title == "" || d.Remedy == "" || seen[d.Code] {
 			t.Errorf("%+v is incomplete or there twice", d)
 		}

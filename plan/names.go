@@ -22,3 +22,24 @@ const (
 	// pod's permanent neighbour entry stays true when a host end is made anew.
 	PodGatewayMAC = "02:74:77:69:6c:6c"
 )
+
+// Files that we own on a host.
+const (
+	// CNIExecutable is what runtimes execute, in their directory of such.
+	CNIExecutable = "twill-cni"
+	// CNIConflist tells runtimes of it. It sorts before what other networks call
+	// theirs: runtimes take the first.
+	CNIConflist = "10-twill.conflist"
+	// Journal is the journal of addresses in the agent's state directory; files
+	// beside it begin with its name.
+	Journal = "ipam.journal"
+	// CNISocket and SysctlOriginals are in the agent's run directory.
+	CNISocket       = "cni.sock"
+	SysctlOriginals = "sysctl-originals"
+	// StateDir, RunDir, CNIBinDir and CNIConfDir are where these are unless an agent
+	// is told otherwise.
+	StateDir   = "/var/lib/twill"
+	RunDir     = "/run/twill"
+	CNIBinDir  = "/opt/cni/bin"
+	CNIConfDir = "/etc/cni/net.d"
+)

@@ -121,3 +121,12 @@ error: there is no lab "demo" on this machine (none is running)
 $ twill get pods --lab demo --etcd-endpoints http://127.0.0.1:2379
 error: --etcd-endpoints and --lab exclude each other: there is one store (flag --etcd-endpoints, flag --lab)
 [exit 2]
+$ twill preflight -o xml
+error: --output "xml": there are table, wide, json, yaml
+[exit 2]
+$ twill preflight --pod-cidr 10.244.0.0
+error: --pod-cidr: netip.ParsePrefix("10.244.0.0"): no '/'
+[exit 2]
+$ twill preflight now
+error: unknown command "now" for "twill preflight"
+[exit 2]

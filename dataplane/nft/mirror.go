@@ -144,8 +144,12 @@ func readElements(s *socket, name string, d definition) (map[string]plan.Packed,
 	if d.dynamic() {
 		return map[string]plan.Packed{}, nil
 	}
+	return s.elements(plan.NFTable, name, d)
+}
+
+func (s *socket) elements(table, name string, d definition) (map[string]plan.Packed, error) {
 	var l *listing
-	which := objectName(unix.NFTA_SET_ELEM_LIST_TABLE, unix.NFTA_SET_ELEM_LIST_SET, name)
+	which := attributes(nil).text(unix.NFTA_SET_ELEM_LIST_TABLE, table).text(unix.NFTA_SET_ELEM_LIST_SET, name)
 	err := s.list(unix.NFT_MSG_GETSETELEM, which, func() { l = newListing(d) }, func(a attributes) { l.add(a) })
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return nil, fmt.Errorf("list the elements of set %s: %w", name, err)

@@ -28,10 +28,11 @@ const (
 // socket is a netlink connection to nf_tables of the network namespace in
 // which it was opened.
 type socket struct {
-	fd   int
-	port uint32 // our address: the kernel puts it on notifications of our changes
-	seq  uint32
-	buf  []byte
+	fd     int
+	port   uint32 // our address: the kernel puts it on notifications of our changes
+	family byte   // NFPROTO_*: of what is asked for and written
+	seq    uint32
+	buf    []byte
 }
 
 func openSocket() (*socket, error) {
@@ -39,7 +40,7 @@ func openSocket() (*socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
-	s := &socket{fd: fd, buf: make([]byte, 1<<18)}
+	s := &socket{fd: fd, family: unix.NFPROTO_INET, buf: make([]byte, 1<<18)}
 	if err := s.configure(); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("set up a netlink socket: %w", err)
@@ -89,7 +90,7 @@ func (s *socket) append(b []byte, kind, flags uint16, resource uint16, family by
 }
 
 func (s *socket) appendRequest(b []byte, m message) ([]byte, uint32) {
-	return s.append(b, unix.NFNL_SUBSYS_NFTABLES<<8|m.kind, m.flags, 0, unix.NFPROTO_INET, m.body)
+	return s.append(b, unix.NFNL_SUBSYS_NFTABLES<<8|m.kind, m.flags, 0, s.family, m.body)
 }
 
 // refusal is the kernel's error for one message of a transaction.

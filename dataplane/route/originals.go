@@ -39,16 +39,51 @@ func (o *originals) keep(path, value string) error {
 	if _, ok := o.known[path]; ok || o.file == "" || ours(sysctlLink(path)) {
 		return nil
 	}
+	lines := line(path, value)
+	for _, other := range changedWith(path) {
+		if have, err := readSysctl(other); err == nil && !ours(sysctlLink(other)) {
+			lines += line(other, have)
+		}
+	}
 	f, err := os.OpenFile(o.file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("note what sysctl %s was: %w", path, err)
 	}
-	_, err = fmt.Fprintf(f, "%s %s\n", path, strings.Join(strings.Fields(value), " "))
+	_, err = f.WriteString(lines)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("note what sysctl %s was: %w", path, err)
 	}
 	o.known[path] = struct{}{}
 	return nil
+}
+
+func line(path, value string) string {
+	return fmt.Sprintf("%s %s\n", path, strings.Join(strings.Fields(value), " "))
+}
+
+// changedWith are the settings that the kernel changes when it is told to forward,
+// or not to (inet_forward_change, addrconf_fixup_forwarding): to put back the one
+// alone would not put back these.
+func changedWith(path string) (others []string) {
+	var patterns []string
+	switch path {
+	case "net/ipv4/ip_forward":
+		patterns = []string{"net/ipv4/conf/all/accept_redirects", "net/ipv4/conf/*/forwarding"}
+	case "net/ipv6/conf/all/forwarding":
+		patterns = []string{"net/ipv6/conf/*/forwarding"}
+	}
+	for _, pattern := range patterns {
+		paths, err := filepath.Glob(filepath.Join(sysctlRoot, pattern))
+		if err != nil {
+			continue // the patterns are right
+		}
+		for _, p := range paths {
+			if other, err := filepath.Rel(sysctlRoot, p); err == nil && other != path {
+				others = append(others, other)
+			}
+		}
+	}
+	return others
 }
 
 type original struct{ path, value string }
