@@ -3,11 +3,10 @@ package lab
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"sigs.k8s.io/yaml"
 )
@@ -40,7 +39,7 @@ func (k *kubernetes) makeKubelet(n *node) error {
 				return err
 			}
 		}
-		return nil
+		return pullFrom(k.cfg.registryURL())
 	})
 	if err != nil {
 		return fmt.Errorf("make %s a node of Kubernetes: %w", n.name, err)
@@ -89,10 +88,12 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/opt/cni/bin"
     conf_dir = "/etc/cni/net.d"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "` + hostsDir + `"
 `
 
-// startKubelets starts runtimes, gives them the images, and starts the kubelets;
-// it returns when all nodes are registered.
+// startKubelets starts runtimes, and kubelets when these answer; it returns when
+// all nodes are registered.
 func (k *kubernetes) startKubelets(ctx context.Context, nodes []*node) error {
 	for _, n := range nodes {
 		if err := n.runtime.start(); err != nil {
@@ -100,10 +101,7 @@ func (k *kubernetes) startKubelets(ctx context.Context, nodes []*node) error {
 		}
 	}
 	for _, n := range nodes {
-		if err := n.runtime.await(func() bool { return ctr(n, "version") == nil }, kubernetesPatience); err != nil {
-			return err
-		}
-		if err := k.importImages(n); err != nil {
+		if err := n.runtime.await(func() bool { return runtimeListens(n) }, kubernetesPatience); err != nil {
 			return err
 		}
 		if err := n.kubelet.start(); err != nil {
@@ -119,42 +117,11 @@ func (k *kubernetes) startKubelets(ctx context.Context, nodes []*node) error {
 	return nil
 }
 
-func (k *kubernetes) importImages(n *node) error {
-	images, err := filepath.Glob(filepath.Join(k.cfg.Kubernetes, "images", "*.tar"))
-	if err != nil {
-		return err
+func runtimeListens(n *node) bool {
+	var c net.Conn
+	err := n.space.Do(func() (err error) { c, err = net.Dial("unix", containerdSocket); return err })
+	if err == nil {
+		c.Close()
 	}
-	images = append(images, filepath.Join(k.cfg.Executables, "twill-image.tar"))
-	for _, image := range images {
-		file, err := os.Open(image)
-		if err != nil {
-			return err
-		}
-		err = ctrWith(n, file, "images", "import", "-")
-		file.Close()
-		if err != nil {
-			return fmt.Errorf("give %s the image %s: %w", n.name, filepath.Base(image), err)
-		}
-	}
-	return nil
-}
-
-func ctr(n *node, args ...string) error { return ctrWith(n, nil, args...) }
-
-// ctrWith runs containerd's own client in a node.
-func ctrWith(n *node, stdin *os.File, args ...string) error {
-	var said strings.Builder
-	cmd := exec.Command("/usr/bin/ctr", append([]string{"--address", containerdSocket, "-n", "k8s.io"}, args...)...)
-	cmd.Env = hostEnvironment()
-	if stdin != nil {
-		cmd.Stdin = stdin
-	}
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := n.space.Start(cmd); err != nil {
-		return err
-	}
-	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("ctr %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(said.String()))
-	}
-	return nil
+	return err == nil
 }

@@ -70,7 +70,7 @@ func (s *supervisor) bringUp(ctx context.Context, tell func(string)) error {
 	if s.cfg.Kubernetes != "" {
 		steps = append(steps[:2:2],
 			step{"Kubernetes' control plane", s.startControlPlane},
-			step{"containerd, images and kubelets", s.startKubelets})
+			step{"registry, containerd and kubelets", s.startKubelets})
 	}
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
@@ -168,6 +168,9 @@ func (s *supervisor) startControlPlane(ctx context.Context) error {
 }
 
 func (s *supervisor) startKubelets(ctx context.Context) error {
+	if err := startRegistry(&s.cfg, s.outside, s.log); err != nil {
+		return err
+	}
 	for _, n := range s.nodes {
 		if err := s.kubernetes.makeKubelet(n); err != nil {
 			return err

@@ -12,19 +12,18 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/twill-net/twill/hack/archive"
 )
 
 // binDir is where the executables are in the image.
@@ -73,7 +72,7 @@ func run(name, version string, arches []string, out string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeArchive(out, filepath.Join(work, "layout"), name+":"+version, index); err != nil {
+	if err := archive.Write(out, index, name+":"+version); err != nil {
 		return err
 	}
 	fmt.Printf("%s: %s:%s %s\n", out, name, version, digest)
@@ -142,63 +141,9 @@ func layerOf(dir string) ([]byte, error) {
 		return nil, err
 	}
 	for _, name := range executables {
-		if err := addFile(w, binDir+"/"+name, filepath.Join(dir, name), 0o755); err != nil {
+		if err := archive.AddFile(w, binDir+"/"+name, filepath.Join(dir, name), 0o755); err != nil {
 			return nil, err
 		}
 	}
 	return text.Bytes(), w.Close()
-}
-
-func addFile(w *tar.Writer, name, path string, mode int64) error {
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if err := w.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(content)), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}); err != nil {
-		return err
-	}
-	_, err = w.Write(content)
-	return err
-}
-
-// writeArchive writes an OCI image layout as a tar file, whole or not at all.
-func writeArchive(out, dir, ref string, index v1.ImageIndex) error {
-	path, err := layout.Write(dir, empty.Index)
-	if err != nil {
-		return err
-	}
-	// The first is what skopeo and podman look for, the second what containerd does.
-	tag := ref[strings.LastIndex(ref, ":")+1:]
-	if err := path.AppendIndex(index, layout.WithAnnotations(map[string]string{
-		"org.opencontainers.image.ref.name": tag,
-		"io.containerd.image.name":          ref,
-	})); err != nil {
-		return err
-	}
-	file, err := os.Create(filepath.Join(filepath.Dir(dir), "archive.tar"))
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	w := tar.NewWriter(file)
-	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		return addFile(w, filepath.ToSlash(name), path, 0o644)
-	})
-	if err == nil {
-		err = w.Close()
-	}
-	if err == nil {
-		err = file.Close()
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), out)
 }

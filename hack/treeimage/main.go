@@ -1,11 +1,10 @@
 // Command treeimage writes a container image whose one layer is a directory tree,
-// for clusters of a lab, which can pull none. It is an archive of the form of
-// docker save, under all the names that it is given.
+// as an OCI archive under all the names that it is given. A lab's registry has
+// nothing but what it is given this way.
 package main
 
 import (
 	"archive/tar"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,34 +14,38 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/twill-net/twill/hack/archive"
 )
 
 func main() {
 	tree := flag.String("tree", "", "the directory")
 	out := flag.String("o", "", "the archive")
-	command := flag.String("command", "", "what the image runs, words separated by blanks")
+	entrypoint := flag.String("entrypoint", "", "what the image always runs, words separated by blanks")
+	command := flag.String("command", "", "what the image runs, or its entry point's arguments")
 	flag.Parse()
 	if *tree == "" || *out == "" || flag.NArg() == 0 {
-		fmt.Fprintln(os.Stderr, "usage: treeimage -tree DIR -o FILE [-command WORDS] NAME...")
+		fmt.Fprintln(os.Stderr, "usage: treeimage -tree DIR -o FILE [-entrypoint WORDS] [-command WORDS] NAME...")
 		os.Exit(2)
 	}
-	if err := run(*tree, *out, strings.Fields(*command), flag.Args()); err != nil {
+	if err := run(*tree, *out, strings.Fields(*entrypoint), strings.Fields(*command), flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(tree, out string, command, names []string) error {
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return pack(tree), nil })
+func run(tree, out string, entrypoint, command, names []string) error {
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return pack(tree), nil },
+		tarball.WithMediaType(types.OCILayer))
 	if err != nil {
 		return fmt.Errorf("pack %s: %w", tree, err)
 	}
-	image, err := mutate.AppendLayers(empty.Image, layer)
+	image, err := mutate.AppendLayers(mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON), layer)
 	if err != nil {
 		return err
 	}
@@ -52,24 +55,15 @@ func run(tree, out string, command, names []string) error {
 	}
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", runtime.GOARCH
-	config.Config.Cmd = command
+	config.Config.Entrypoint, config.Config.Cmd = entrypoint, command
 	config.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	if image, err = mutate.ConfigFile(image, config); err != nil {
 		return err
 	}
-	images := map[name.Tag]v1.Image{}
-	for _, text := range names {
-		tag, err := name.NewTag(text)
-		if err != nil {
-			return err
-		}
-		images[tag] = image
-	}
-	// Whole or not at all.
-	if err := tarball.MultiWriteToFile(out+".new", images); err != nil {
-		return errors.Join(err, os.RemoveAll(out+".new"))
-	}
-	return os.Rename(out+".new", out)
+	index := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex), mutate.IndexAddendum{
+		Add: image, Descriptor: v1.Descriptor{Platform: config.Platform()},
+	})
+	return archive.Write(out, index, names...)
 }
 
 // pack is the tree as a tar stream.

@@ -30,7 +30,7 @@ spec:
     spec:
       terminationGracePeriodSeconds: 0
       containers:
-      - {name: nginx, image: nginx, imagePullPolicy: IfNotPresent, ports: [{containerPort: 80}]}
+      - {name: nginx, image: nginx, ports: [{containerPort: 80}]}
 `
 
 const accessNginx = `kind: NetworkPolicy
@@ -143,7 +143,7 @@ func (k *kubernetes) reaches(pod, address string, want bool) {
 	k.Helper()
 	testlab.Eventually(k.T, kubernetesPatience, func() error {
 		page, err := k.kubectl("", "run", "-n", "policy-demo", pod, "--rm", "-i", "--quiet", "--image", "busybox",
-			"--image-pull-policy", "IfNotPresent", "--restart", "Never", "--", "timeout", "4", "wget", "-q", address, "-O", "-")
+			"--restart", "Never", "--", "timeout", "4", "wget", "-q", address, "-O", "-")
 		var exit *exec.ExitError
 		switch got := strings.Contains(page, "Welcome to nginx"); {
 		case got == want:
