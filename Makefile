@@ -20,6 +20,11 @@ build: ## build twill, twill-cni and twill-lab into bin/
 demo: build ## run the classic exercise on a three-node lab (needs root)
 	@./hack/as-root $(BIN)/twill lab demo
 
+.PHONY: demo-kubernetes
+demo-kubernetes: build ## the same exercise with kubectl, on a real cluster onto which Twill is applied (needs root)
+	@$(MAKE) --no-print-directory image VERSION=dev
+	@dir=$$(./hack/kubernetes) && ./hack/as-root ./hack/kubernetes-images "$$dir" && ./hack/as-root $(BIN)/twill lab demo --kubernetes "$$dir"
+
 .PHONY: test
 test: ## run all tests: unit, properties, and the real kernel in namespaces (needs root for these)
 	@./hack/as-root ./hack/test

@@ -20,6 +20,7 @@ stops at the first step that differs, and takes the lab down in any case.`,
 		},
 	}
 	c.Flags().BoolVar(&cfg.DualStack, "dual-stack", false, "with IPv6 as well")
+	c.Flags().StringVar(&cfg.Kubernetes, "kubernetes", "", "tell another story, on a real cluster whose programs are in this directory: Twill is installed with kubectl")
 	c.Flags().StringVar(&cfg.Executables, "executables", "", "directory of twill, twill-cni and twill-lab (default where this executable is)")
 	return c
 }

@@ -31,6 +31,9 @@ type Config struct {
 	Name string
 	// Executables is as in lab.Config.
 	Executables string
+	// Kubernetes is as in lab.Config. With it the story is another: the classic
+	// exercise as it is typed.
+	Kubernetes string
 }
 
 // step is one step of the story. run returns what was seen, and an error if
@@ -46,6 +49,7 @@ type story struct {
 	cfg    lab.Config
 	client *lab.Client
 	pods   map[string]lab.PodStatus // by name, those that later steps need
+	work   string                   // the directory in which commands are typed, if there is one
 	out    *narrator
 }
 
@@ -56,7 +60,7 @@ func Run(ctx context.Context, cfg Config, out io.Writer) (err error) {
 		cfg.Name = "demo"
 	}
 	s := &story{
-		cfg:  lab.Config{Name: cfg.Name, Nodes: 3, DualStack: cfg.DualStack, Executables: cfg.Executables},
+		cfg:  lab.Config{Name: cfg.Name, Nodes: 3, DualStack: cfg.DualStack, Executables: cfg.Executables, Kubernetes: cfg.Kubernetes},
 		pods: map[string]lab.PodStatus{},
 		out:  newNarrator(out),
 	}
@@ -68,12 +72,16 @@ func Run(ctx context.Context, cfg Config, out io.Writer) (err error) {
 		if s.client != nil {
 			s.client.Close()
 			_, e := lab.Down(cfg.Name)
-			err = errors.Join(err, e)
+			err = errors.Join(err, e, os.RemoveAll(s.work))
 		}
 		s.out.end(time.Since(began), err)
 	}()
-	for i, step := range steps() {
-		if err := s.tell(ctx, i+1, step); err != nil {
+	told, limit := steps(), stepTimeout
+	if cfg.Kubernetes != "" {
+		told, limit = kubernetesSteps, clusterPatience
+	}
+	for i, step := range told {
+		if err := s.tell(ctx, i+1, step, limit); err != nil {
 			return err
 		}
 	}
@@ -91,8 +99,8 @@ func steps() []step {
 // stepTimeout is more than any step may take.
 const stepTimeout = time.Minute
 
-func (s *story) tell(ctx context.Context, number int, st step) error {
-	limited, cancel := context.WithTimeout(ctx, stepTimeout)
+func (s *story) tell(ctx context.Context, number int, st step, limit time.Duration) error {
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	s.out.begin(number, st.title, st.expect)
 	began := time.Now()

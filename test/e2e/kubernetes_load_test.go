@@ -124,7 +124,7 @@ spec:
   terminationGracePeriodSeconds: 0
   automountServiceAccountToken: false
   containers:
-  - {name: c, image: busybox, imagePullPolicy: IfNotPresent, command: [sh, -c, %q], volumeMounts: [{name: programs, mountPath: /programs}]}
+  - {name: c, image: busybox, command: [sh, -c, %q], volumeMounts: [{name: programs, mountPath: /programs}]}
   volumes: [{name: programs, hostPath: {path: %s}}]
 `, name, label, label, node, script, k.Config.Executables)
 }
