@@ -31,6 +31,18 @@ type kubernetes struct {
 	programs []*process
 }
 
+// AuditLog is where the API server of a lab writes down the requests of Twill's
+// service accounts, one a line.
+func AuditLog(lab string) string { return filepath.Join(dir(lab), "kubernetes", "audit.log") }
+
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: ["system:serviceaccounts:kube-system"]}
+- {level: None}
+`
+
 const adminToken = "lab-admin"
 
 func nodeToken(node string) string { return "lab-node-" + node }
@@ -55,6 +67,7 @@ func newKubernetes(cfg *Config, master *node) (*kubernetes, error) {
 			"--token-auth-file=" + k.file("tokens"), "--authorization-mode=Node,RBAC", "--allow-privileged=true",
 			"--enable-admission-plugins=NodeRestriction", "--profiling=false",
 			"--kubelet-preferred-address-types=InternalIP",
+			"--audit-policy-file=" + k.file("audit.yaml"), "--audit-log-path=" + AuditLog(cfg.Name),
 		},
 		"kube-controller-manager": {
 			"--kubeconfig=" + own, "--authentication-kubeconfig=" + own, "--authorization-kubeconfig=" + own,
@@ -149,6 +162,7 @@ func (k *kubernetes) writeSecrets() error {
 		"service-account.key": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private}),
 		"service-account.pub": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
 		"tokens":              []byte(tokens.String()),
+		"audit.yaml":          []byte(auditPolicy),
 		"kubeconfig":          admin,
 	} {
 		if err := os.WriteFile(k.file(name), content, 0o600); err != nil {

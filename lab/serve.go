@@ -104,6 +104,7 @@ const (
 	APIServer         = "kube-apiserver"
 	ControllerManager = "kube-controller-manager"
 	Scheduler         = "kube-scheduler"
+	Kubelet           = "kubelet" // of a node
 )
 
 // ControlRequest is about a process of the lab: "etcd", "controller", one of those
@@ -409,6 +410,12 @@ func (v *service) Control(r ControlRequest, _ *Nothing) error {
 		p, ready = k.program(r.Process), func() bool { return k.answers(context.Background(), v.s.nodes[0]) }
 	case k != nil && k.program(r.Process) != nil:
 		p = k.program(r.Process)
+	case k != nil && r.Process == Kubelet:
+		n, err := v.s.node(r.Node)
+		if err != nil {
+			return err
+		}
+		p = n.kubelet
 	case k != nil && r.Process != "etcd":
 		return errKubernetes
 	case r.Node != "":

@@ -97,6 +97,9 @@ func TestKubernetesUnderLoad(t *testing.T) {
 			k.must("", "wait", "pod", "--all", "--for=condition=Ready", "--timeout", kubernetesPatience.String())
 		})
 	})
+
+	t.Run("a node leaves", k.nodeLeaves)
+	t.Run("permissions", k.permissions) // of all that was done before
 }
 
 // newKubernetes is a cluster with Twill on it, all of whose nodes are ready.
