@@ -100,7 +100,7 @@ func (c *Config) completeKubernetes() (err error) {
 	}
 	type needed struct{ path, remedy string }
 	var all []needed
-	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "images/pause.tar"} {
+	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "images/pause.tar", "images/coredns.tar"} {
 		all = append(all, needed{filepath.Join(c.Kubernetes, filepath.FromSlash(name)), "run \"make kubernetes\", which says where it puts it"})
 	}
 	all = append(all,

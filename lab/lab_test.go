@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -214,5 +215,27 @@ func TestTail(t *testing.T) {
 	got := tail(path)
 	if !strings.HasSuffix(got, "just before\n  the end") || strings.Count(got, "\n") != tailLines {
 		t.Errorf("tail: %q", got)
+	}
+}
+
+// TestCoreDNS holds the manifest against what else knows of it: the program's
+// version, and the address that kubelets tell pods.
+func TestCoreDNS(t *testing.T) {
+	requirements, err := os.ReadFile("../test/kubernetes/coredns/go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := regexp.MustCompile(`github.com/coredns/coredns (v\S+)`).FindSubmatch(requirements)
+	if version == nil {
+		t.Fatal("no version of CoreDNS is required")
+	}
+	for _, line := range []string{
+		"image: registry.k8s.io/coredns/coredns:" + string(version[1]),
+		"clusterIP: " + dnsAddress4.String(),
+		"kubernetes " + clusterName + " in-addr.arpa ip6.arpa {",
+	} {
+		if !strings.Contains(string(coreDNS), " "+line+"\n") {
+			t.Errorf("coredns.yaml has no line %q", line)
+		}
 	}
 }

@@ -70,7 +70,8 @@ func (s *supervisor) bringUp(ctx context.Context, tell func(string)) error {
 	if s.cfg.Kubernetes != "" {
 		steps = append(steps[:2:2],
 			step{"Kubernetes' control plane", s.startControlPlane},
-			step{"registry, containerd and kubelets", s.startKubelets})
+			step{"registry, containerd and kubelets", s.startKubelets},
+			step{"name service", s.startCoreDNS})
 	}
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
@@ -177,6 +178,10 @@ func (s *supervisor) startKubelets(ctx context.Context) error {
 		}
 	}
 	return s.kubernetes.startKubelets(ctx, s.nodes)
+}
+
+func (s *supervisor) startCoreDNS(context.Context) error {
+	return s.kubernetes.apply(s.nodes[0], coreDNS)
 }
 
 func (s *supervisor) etcdListens() bool {
