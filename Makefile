@@ -28,7 +28,7 @@ demo-kubernetes: build ## the same exercise with kubectl, on a real cluster onto
 .PHONY: test
 test: ## run all tests: unit, properties, and the real kernel in namespaces (needs root for these)
 	@./hack/as-root ./hack/test
-	@cd test/chart && go test ./...
+	@cd test/chart && go test -count=1 ./...
 
 .PHONY: proof
 proof: ## try the properties with 100,000 random cases each (needs root; CASES=N)

@@ -63,6 +63,8 @@ func TestKubernetesUnderLoad(t *testing.T) {
 		t.Logf("every agent was replaced within %s", took)
 	})
 
+	t.Run("a node leaves", k.nodeLeaves)
+
 	t.Run("API server away", func(t *testing.T) {
 		k.must(k.pod("restarted", "node01", "client", "sleep", "1000000"), "apply", "-f", "-")
 		k.must("", "wait", "pod", "restarted", "--for=condition=Ready", "--timeout", kubernetesPatience.String())
@@ -98,7 +100,6 @@ func TestKubernetesUnderLoad(t *testing.T) {
 		})
 	})
 
-	t.Run("a node leaves", k.nodeLeaves)
 	t.Run("permissions", k.permissions) // of all that was done before
 }
 
