@@ -56,6 +56,16 @@ func (k *kubernetes) makeKubelet(n *node) error {
 	return nil
 }
 
+// kubeProxy is a process of a node that serves Services there.
+func (k *kubernetes) kubeProxy(n *node) *process {
+	return &process{
+		name: "kube-proxy of " + n.name, space: n.space, log: LogPath(k.cfg.Name, "kube-proxy-"+n.name), env: hostEnvironment(),
+		argv: []string{filepath.Join(k.cfg.Kubernetes, "kube-proxy"), "--kubeconfig=" + k.file("kubeconfig"), "--proxy-mode=nftables",
+			"--cluster-cidr=" + join(k.cfg.Pools), "--hostname-override=" + n.name,
+			"--conntrack-max-per-core=0"}, // the machine's, which a namespace can't set
+	}
+}
+
 func (k *kubernetes) kubeletConfiguration() map[string]any {
 	return map[string]any{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",

@@ -92,6 +92,9 @@ func newKubernetes(cfg *Config, master *node) (*kubernetes, error) {
 
 // completeKubernetes says what is missing of what a cluster needs.
 func (c *Config) completeKubernetes() (err error) {
+	if c.Kubernetes == "" && c.KubeProxy {
+		return errors.New("only a lab with Kubernetes has a kube-proxy: give --kubernetes DIR too")
+	}
 	if c.Kubernetes == "" {
 		return nil
 	}
@@ -102,6 +105,9 @@ func (c *Config) completeKubernetes() (err error) {
 	var all []needed
 	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "images/pause.tar", "images/coredns.tar"} {
 		all = append(all, needed{filepath.Join(c.Kubernetes, filepath.FromSlash(name)), "run \"make kubernetes\", which says where it puts it"})
+	}
+	if c.KubeProxy {
+		all = append(all, needed{filepath.Join(c.Kubernetes, "kube-proxy"), "run \"make kubernetes PROGRAMS=kube-proxy\""})
 	}
 	all = append(all,
 		needed{filepath.Join(c.Executables, "twill-image.tar"), "run \"make image VERSION=dev\""},

@@ -42,6 +42,8 @@ type Config struct {
 	// kubernetes" fills it; then the lab is a real cluster, without a network.
 	// Empty: pods are the lab's own.
 	Kubernetes string
+	// KubeProxy has Kubernetes' own kube-proxy serve Services, in its nftables mode.
+	KubeProxy bool
 	// Executables is the directory that holds twill, twill-cni and twill-lab.
 	// Empty: where the running executable is.
 	Executables string
