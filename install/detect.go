@@ -151,7 +151,8 @@ func parse(text string) (out []netip.Prefix) {
 }
 
 // around is for each family the range with all given ones in it: a /16 for IPv4
-// and a /56 for IPv6, as most clusters have, or larger.
+// and a /56 for IPv6, as most clusters have, or larger. Where they are far from
+// each other there is none.
 func around(given []netip.Prefix) (out []netip.Prefix) {
 	for _, usual := range []int{16, 56} {
 		var all netip.Prefix
@@ -163,10 +164,10 @@ func around(given []netip.Prefix) (out []netip.Prefix) {
 				all = netip.PrefixFrom(p.Addr(), min(usual, p.Bits())).Masked()
 			}
 			for !all.Contains(p.Addr()) || all.Bits() > p.Bits() {
-				all = netip.PrefixFrom(p.Addr(), all.Bits()-1).Masked()
+				all = netip.PrefixFrom(all.Addr(), all.Bits()-1).Masked()
 			}
 		}
-		if all.IsValid() {
+		if all.IsValid() && all.Bits() >= usual/2 {
 			out = append(out, all)
 		}
 	}

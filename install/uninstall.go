@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/twill-net/twill/api"
@@ -107,13 +108,24 @@ func (c *Cluster) Uninstall(ctx context.Context, r *Removal, timeout time.Durati
 	errs = append(errs, err)
 	slices.Reverse(all)
 	for _, o := range all {
-		found, err := c.delete(ctx, pathOf(o))
-		errs = append(errs, err)
-		if found && o.GetKind() != "DaemonSet" && o.GetKind() != "Deployment" {
-			c.tell("deleted " + nameOf(o))
-		}
+		errs = append(errs, c.remove(ctx, o))
 	}
 	return errors.Join(errs...)
+}
+
+// remove deletes an object and returns when it is gone: with a definition, its
+// custom resources have to go first.
+func (c *Cluster) remove(ctx context.Context, o *unstructured.Unstructured) error {
+	found, err := c.delete(ctx, pathOf(o))
+	if err != nil || !found {
+		return err
+	}
+	err = until(ctx, func() (bool, error) { there, err := c.get(ctx, pathOf(o), nil); return !there, err })
+	if err != nil {
+		return fmt.Errorf("wait until %s is gone: %w", nameOf(o), err)
+	}
+	c.tell("deleted " + nameOf(o))
+	return nil
 }
 
 // stop removes agents and controller, and returns when none runs any more on a node
