@@ -38,9 +38,10 @@ func newInstall(s *Session) *cobra.Command {
 else $KUBECONFIG, else ~/.kube/config.
 
 First it looks at the cluster, and prints what it found, what it will create or
-update, and what is in the way: kube-proxy, another network, ranges that
-overlap. Then it asks, does it by server-side apply, and waits until every node
-is ready for pods. "twill preflight" says the same of a single node.
+update, and what is in the way: another network, ranges that overlap. Services
+are left to a kube-proxy where there is one. Then it asks, does it by
+server-side apply, and waits until every node is ready for pods. For a single
+node "twill preflight" tells more.
 
 What is installed is what deploy/twill.yaml has; with --dry-run -o yaml it is
 printed and nothing is done.`,

@@ -181,7 +181,18 @@ var networks = map[string]string{
 	"ovnkube-node": "OVN-Kubernetes",
 }
 
-const kubeProxy = "kube-proxy"
+// servicesSetting decides whether agents serve Services beside a kube-proxy.
+const servicesSetting = "TWILL_SERVICES"
+
+// serviceProxy is where the cluster's kube-proxy is, if it has one.
+func (f *Facts) serviceProxy() string {
+	for _, d := range f.DaemonSets {
+		if d.Name == "kube-proxy" && d.Namespace == namespace {
+			return d.Namespace + "/" + d.Name
+		}
+	}
+	return ""
+}
 
 // Obstacle is what is in the way of an installation.
 type Obstacle struct {
@@ -190,19 +201,18 @@ type Obstacle struct {
 }
 
 // obstacles judges a cluster in which pods get addresses from these ranges.
-func (f *Facts) obstacles(pods []netip.Prefix) (out []Obstacle) {
+func (f *Facts) obstacles(o Options) (out []Obstacle) {
 	for _, d := range f.DaemonSets {
-		where := d.Namespace + "/" + d.Name
-		switch {
-		case d.Name == kubeProxy:
-			out = append(out, Obstacle{fmt.Sprintf("DaemonSet %s translates Services, as Twill does", where),
-				fmt.Sprintf("kubectl delete daemonset -n %s %s; then kube-proxy --cleanup on each node, or reboot it", d.Namespace, d.Name)})
-		case networks[d.Name] != "":
-			out = append(out, Obstacle{fmt.Sprintf("DaemonSet %s is %s, another network for pods", where, networks[d.Name]),
+		if networks[d.Name] != "" {
+			out = append(out, Obstacle{fmt.Sprintf("DaemonSet %s/%s is %s, another network for pods", d.Namespace, d.Name, networks[d.Name]),
 				"remove it as its documentation says; then twill preflight on each node tells what is left of it"})
 		}
 	}
-	for _, p := range pods {
+	if where := f.serviceProxy(); where != "" && o.Settings[servicesSetting] == "on" {
+		out = append(out, Obstacle{fmt.Sprintf("DaemonSet %s serves Services, and so would Twill", where),
+			"delete it, or leave out " + servicesSetting})
+	}
+	for _, p := range o.PodCIDRs {
 		for _, s := range f.Services.List {
 			if p.Overlaps(s) {
 				out = append(out, Obstacle{fmt.Sprintf("pods' range %s overlaps that of Services, %s", p, s), "say another --pod-cidr"})

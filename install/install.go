@@ -43,7 +43,7 @@ func (c *Cluster) Plan(ctx context.Context, o Options) (*Plan, error) {
 		p.Pods = Ranges{[]netip.Prefix{DefaultPodCIDR}, "the cluster says nothing"}
 	}
 	o.PodCIDRs = p.Pods.List
-	p.Obstacles = facts.obstacles(p.Pods.List)
+	p.Obstacles = facts.obstacles(o)
 	if p.Objects, err = Objects(o); err != nil {
 		return nil, err
 	}
@@ -66,6 +66,9 @@ func (p *Plan) Print(w io.Writer) {
 	fmt.Fprintf(w, "cluster     %s, Kubernetes %s, %d nodes of which %d are ready\n", p.Facts.Server, p.Facts.Version, len(p.Facts.Nodes), ready)
 	fmt.Fprintf(w, "pods        %s\n", p.Pods)
 	fmt.Fprintf(w, "services    %s\n", p.Facts.Services)
+	if where := p.Facts.serviceProxy(); where != "" {
+		fmt.Fprintf(w, "kube-proxy  DaemonSet %s: agents leave Services to it, and take them over when it is deleted\n", where)
+	}
 	for _, pool := range p.Facts.Pools {
 		fmt.Fprintf(w, "pool        %s has %s already: pods get addresses from pools, and no other is made of its family\n", pool.Name, pool.Spec.CIDR)
 	}

@@ -102,10 +102,9 @@ func TestPlan(t *testing.T) {
 	var got strings.Builder
 	say := func(title, text string) { fmt.Fprintf(&got, "# %s\n%s", title, text) }
 	overlapping := []netip.Prefix{netip.MustParsePrefix("172.16.0.0/16"), netip.MustParsePrefix("10.1.4.0/24")}
-	_, text := w.planned(install.Options{PodCIDRs: overlapping})
+	_, text := w.planned(install.Options{PodCIDRs: overlapping, Settings: map[string]string{"TWILL_SERVICES": "on"}})
 	say("everything is in the way", text)
 
-	w.do(http.MethodDelete, "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy", "", http.StatusOK)
 	w.do(http.MethodDelete, "/apis/apps/v1/namespaces/kube-flannel/daemonsets/kube-flannel-ds", "", http.StatusOK)
 	p, text := w.planned(install.Options{Image: "registry.example.com/twill:v1", Settings: map[string]string{"TWILL_LOG_LEVEL": "debug"}})
 	say("nothing is in the way", text)
