@@ -42,6 +42,13 @@ func TestInstallAndUninstall(t *testing.T) {
 		echo 0 > /proc/sys/net/ipv4/conf/all/accept_redirects
 		echo 1 > /proc/sys/net/ipv4/conf/lo/forwarding
 		touch /opt/cni/bin/others`)
+	// The controller manager gives nodes their ranges when it comes to it.
+	testlab.Eventually(t, kubernetesPatience, func() error {
+		if given := k.must("", "get", "nodes", "-o", "jsonpath={.items[*].spec.podCIDR}"); len(strings.Fields(given)) != 3 {
+			return fmt.Errorf("nodes have the ranges %q", given)
+		}
+		return nil
+	})
 	before := map[string]string{}
 	for _, node := range k.Config.NodeNames() {
 		before[node] = k.settled(node)
