@@ -63,7 +63,7 @@ verify: ## check formatting, vet, staticcheck, known vulnerabilities and generat
 update: ## refresh golden files and formatting (needs root for some); read the diff before you commit it
 	@gofmt -w $$(git ls-files '*.go')
 	@go generate ./deploy
-	@go test ./api ./cli ./cni ./plan ./health ./agent ./cmd/twill ./cmd/twill-lab -update
+	@go test ./api ./cli ./cni ./plan ./health ./agent ./install ./cmd/twill ./cmd/twill-lab -update
 	@./hack/as-root go test ./preflight -update
 	@./hack/as-root go test ./test/e2e -count 1 -run '^(TestBadInput|TestLifecycle)$$' -update
 

@@ -23,7 +23,7 @@ const module = "github.com/twill-net/twill/"
 var floors = [][]string{
 	{"api", "health", "deploy"},
 	{"policy", "fabric", "service", "ipam", "store"},
-	{"plan", "controller"},
+	{"plan", "controller", "install"},
 	{"dataplane", "trace", "preflight"},
 	{"cli", "cni"},
 	{"agent", "lab"},

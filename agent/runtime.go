@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/cni"
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/plan"
@@ -101,7 +102,7 @@ func earlierConfig(dir string) string {
 // the agent restarts it stays as it was: the network goes on.
 func networkIsUp(old []corev1.NodeCondition) []corev1.NodeCondition {
 	up := corev1.NodeCondition{
-		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: "TwillIsUp",
+		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: api.NetworkIsUp,
 		Message: "Twill carries the packets of this node", LastTransitionTime: metav1.Now().Rfc3339Copy(),
 	}
 	i := slices.IndexFunc(old, func(c corev1.NodeCondition) bool { return c.Type == up.Type })

@@ -32,6 +32,10 @@ func LeaseName(node string) string { return "twill-" + node }
 // ConditionPrefix starts the type of the node conditions that an agent reports.
 const ConditionPrefix = "Twill"
 
+// NetworkIsUp is an agent's reason for the condition by which Kubernetes lets pods
+// onto its node.
+const NetworkIsUp = ConditionPrefix + "IsUp"
+
 // Receives maps the name of a back end to what a sender must know to use it. A
 // back end that is absent can't be received.
 type Receives map[string]ReceiveParameters

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/dataplane/nft"
 	"github.com/twill-net/twill/dataplane/route"
@@ -103,7 +104,7 @@ func (c *cleanupCommand) removeFiles() (removed []string, err error) {
 }
 
 // removeDirs removes the agent's directories, unless somebody else has put
-// something there.
+// something there. One that something is mounted on is not the agent's alone.
 func (c *cleanupCommand) removeDirs() (removed []string, err error) {
 	var errs []error
 	for _, dir := range []string{c.runDir, c.stateDir} {
@@ -117,11 +118,13 @@ func (c *cleanupCommand) removeDirs() (removed []string, err error) {
 		case err == nil:
 			err = os.Remove(path)
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, unix.EBUSY):
+		case err != nil:
 			errs = append(errs, err)
-			continue
+		default:
+			removed = append(removed, c.onHost(path))
 		}
-		removed = append(removed, c.onHost(path))
 	}
 	return removed, errors.Join(errs...)
 }

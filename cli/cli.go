@@ -79,8 +79,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the store can't be reached.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	s.connection.register(root.PersistentFlags())
 	root.AddCommand(newApply(s), newCleanup(), newConfig(s), newController(s), newCreate(s), newDelete(s),
-		newDescribe(s), newFabric(s), newGet(s), newLab(), newLabel(s), newPlan(s), newPreflight(), newStatus(s), newTrace(s),
-		newVersion(s))
+		newDescribe(s), newFabric(s), newGet(s), newInstall(s), newLab(), newLabel(s), newPlan(s), newPreflight(), newStatus(s),
+		newTrace(s), newUninstall(s), newVersion(s))
 	for _, make := range more {
 		root.AddCommand(make(s))
 	}

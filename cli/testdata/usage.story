@@ -130,3 +130,24 @@ error: --pod-cidr: netip.ParsePrefix("10.244.0.0"): no '/'
 $ twill preflight now
 error: unknown command "now" for "twill preflight"
 [exit 2]
+$ HOME=/nowhere twill install
+error: which cluster? There is no /nowhere/.kube/config: say --kubeconfig
+[exit 2]
+$ HOME=/nowhere twill uninstall --yes
+error: which cluster? There is no /nowhere/.kube/config: say --kubeconfig
+[exit 2]
+$ twill install -o yaml
+error: --output "yaml": use yaml or json, with --dry-run
+[exit 2]
+$ twill install --dry-run -o xml
+error: --output "xml": use yaml or json, with --dry-run
+[exit 2]
+$ twill install --setting LOG_LEVEL=debug
+error: --setting LOG_LEVEL: settings begin with TWILL_, see twill config explain
+[exit 2]
+$ twill install --pod-cidr 10.244.0.1/16
+error: --pod-cidr 10.244.0.1/16 has bits set beyond its length: write 10.244.0.0/16
+[exit 2]
+$ KUBECONFIG=testdata/nowhere twill install --yes
+error: kubernetes: stat testdata/nowhere: no such file or directory
+[exit 1]

@@ -58,7 +58,7 @@ func Open(ctx context.Context, c Config) (store.Store, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	config, err := restConfig(c)
+	config, err := RESTConfig(c)
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes: %w", err)
 	}

@@ -24,8 +24,8 @@ var errClosed = errors.New("the store was closed")
 // kubeletConfig is where kubeadm keeps the kubelet's kubeconfig.
 const kubeletConfig = "/etc/kubernetes/kubelet.conf"
 
-// restConfig reads the kubeconfig, or what a pod is given.
-func restConfig(c Config) (*rest.Config, error) {
+// RESTConfig reads the kubeconfig, or what a pod is given.
+func RESTConfig(c Config) (*rest.Config, error) {
 	config, err := rest.InClusterConfig()
 	if c.Kubeconfig != "" {
 		config, err = clientcmd.BuildConfigFromFlags("", c.Kubeconfig)

@@ -110,6 +110,7 @@ func TestValues(t *testing.T) {
 	got, err := render(t, `
 image: {repository: registry.example.com/twill, tag: v1, pullPolicy: Always}
 podCIDR: 10.10.0.0/16,fd00::/56
+services: off
 settings: {TWILL_METRICS_ADDRESS: ":9841"}
 resources: {agent: {limits: {memory: 1Gi}}, controller: {requests: null}}
 tolerations: []
@@ -128,7 +129,7 @@ tolerations: []
 		}
 		return v
 	}
-	want := map[string]any{"POD_CIDR": "10.10.0.0/16,fd00::/56", "TWILL_LOG_LEVEL": "info", "TWILL_METRICS_ADDRESS": ":9841"}
+	want := map[string]any{"POD_CIDR": "10.10.0.0/16,fd00::/56", "TWILL_SERVICES": "off", "TWILL_LOG_LEVEL": "info", "TWILL_METRICS_ADDRESS": ":9841"}
 	if diff := cmp.Diff(want, at(got["ConfigMap kube-system/twill-config"], "data")); diff != "" {
 		t.Error(diff)
 	}
@@ -148,10 +149,23 @@ tolerations: []
 	}
 }
 
+func TestServices(t *testing.T) {
+	for value, want := range map[string]any{"auto": nil, "on": "on", "off": "off", "'on'": "on", "'off'": "off"} {
+		got, err := render(t, "services: "+value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := got["ConfigMap kube-system/twill-config"].(map[string]any)["data"].(map[string]any)
+		if data["TWILL_SERVICES"] != want {
+			t.Errorf("services: %s makes TWILL_SERVICES %v, want %v", value, data["TWILL_SERVICES"], want)
+		}
+	}
+}
+
 func TestSchemaRefuses(t *testing.T) {
 	for _, values := range []string{
 		"podCidr: 10.10.0.0/16", "podCIDR: 10.10.0.0", "podCIDR: [10.10.0.0/16]", "image: {pullPolicy: Sometimes}", "image: {repository: ''}",
-		"settings: {LOG_LEVEL: debug}", "settings: {TWILL_LOG_LEVEL: 1}", "tolerations: none", "resources: {cpu: 1}",
+		"settings: {LOG_LEVEL: debug}", "settings: {TWILL_LOG_LEVEL: 1}", "tolerations: none", "services: sometimes", "resources: {cpu: 1}",
 	} {
 		if _, err := render(t, values); err == nil {
 			t.Errorf("%s is taken", values)
