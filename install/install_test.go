@@ -163,7 +163,7 @@ func TestWait(t *testing.T) {
 	w.patch("/api/v1/namespaces/kube-system/pods/twill-agent-x/status", "{status: {containerStatuses: [{name: c, image: i, imageID: '', ready: false, restartCount: 0, state: {waiting: {reason: ErrImagePull, message: no such image}}}]}}")
 	const network = "{type: NetworkUnavailable, status: 'False', reason: TwillIsUp}"
 	w.patch("/api/v1/nodes/node1/status", "{status: {conditions: [{type: Ready, status: 'True'}, "+network+"]}}")
-	err := w.cluster.Wait(t.Context(), 2*time.Second)
+	err := w.cluster.Wait(t.Context(), 10*time.Second)
 	if err == nil || !strings.Contains(err.Error(), "nodes that are not: node2;") || !strings.Contains(err.Error(), "pod twill-agent-x on node2: ErrImagePull: no such image") {
 		t.Errorf("got %v", err)
 	}
