@@ -43,7 +43,7 @@ The story ended early, after 2.0 s.
 }
 
 func TestManifestsAreValid(t *testing.T) {
-	for _, text := range []string{serviceManifest, policyManifest, accessNginx} {
+	for _, text := range []string{serviceManifest, policyManifest} {
 		if _, err := api.Decode([]byte(text), "default"); err != nil {
 			t.Errorf("%v\n%s", err, text)
 		}

@@ -36,22 +36,6 @@ spec:
         - containerPort: 80
 `
 
-const accessNginx = `kind: NetworkPolicy
-apiVersion: networking.k8s.io/v1
-metadata:
-  name: access-nginx
-  namespace: policy-demo
-spec:
-  podSelector:
-    matchLabels:
-      app: nginx
-  ingress:
-  - from:
-    - podSelector:
-        matchLabels:
-          run: access
-`
-
 // clusterPatience is more than any step may take.
 const clusterPatience = 4 * time.Minute
 
@@ -84,7 +68,7 @@ var kubernetesSteps = []step{
 	{
 		"NetworkPolicy access-nginx: only pods labelled run=access get to nginx",
 		"a pod named access is let in: kubectl run gives it that label; another is not",
-		typed("kubectl create -f - <<EOF\n"+accessNginx+"EOF", "networkpolicy.networking.k8s.io/access-nginx created",
+		typed("kubectl create -f - <<EOF\n"+policyManifest+"EOF", "networkpolicy.networking.k8s.io/access-nginx created",
 			accessCommand, welcome,
 			"kubectl run -n policy-demo cant-access --rm -i --restart=Never --image busybox -- sh -c 'timeout 5 wget -q nginx -O - || echo refused'", "refused"),
 	},
