@@ -42,6 +42,14 @@ fuzz: ## run every fuzz target for 10 minutes (FUZZTIME=1m and so on)
 kubernetes: ## build Kubernetes' own programs, and images, into the user's cache: for a lab with a real cluster, and tests (needs root)
 	@dir=$$(./hack/kubernetes $(PROGRAMS)) && ./hack/as-root ./hack/kubernetes-images "$$dir" && echo "$$dir"
 
+# deploy/twill.yaml wants this version, and a lab this machine's architecture.
+.PHONY: conformance
+conformance: VERSION := dev
+conformance: IMAGE := -arch $(shell go env GOARCH)
+conformance: build image kubernetes ## run Kubernetes' own tests of the network on a lab, in ten minutes (needs root; CONFORMANCE="-group policy" and so on)
+	@dir=$$(./hack/kubernetes e2e.test agnhost) && ./hack/as-root ./hack/kubernetes-images "$$dir" e2e-busybox e2e-agnhost && \
+		./hack/as-root go run ./test/conformance -bin $(BIN) -kubernetes "$$dir" $(CONFORMANCE)
+
 .PHONY: image
 image: ## write the container image as an OCI archive, bin/twill-image.tar, for amd64 and arm64
 	@mkdir -p $(BIN)

@@ -34,6 +34,8 @@ var families = []struct {
 	{6, "6", IPv6Addr, SrcIP6, DstIP6, netip.MustParsePrefix("ff00::/8")},
 }
 
+var loopback4 = netip.MustParsePrefix("127.0.0.0/8")
+
 func suffix(a netip.Addr) string {
 	if a.Is4() {
 		return "4"
@@ -110,6 +112,7 @@ func planNodeChains(p *Plan, tunnels []uint16) {
 		R(Jump("services-reject")),
 		R(fromPod, NeighbourDiscovery{}, Accept),
 		spoofed,
+		R(fromPod, InPrefix{Field: DstIP4, Prefix: loopback4}, Counter{}, Drop).WithComment("the node's loopback is its own"),
 		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy holds for the pod's own node too"),
 	)})
 	// No policy in output: a node reaches its own pods, for probes.

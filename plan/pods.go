@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -182,6 +183,10 @@ func (p *podPlanner) planLocal(hostInterface string) {
 			// Answers a pod whose permanent entry for the next hop was flushed.
 			sysctls["net/ipv4/conf/"+l.HostInterface+"/proxy_arp"] = "1"
 		}
+	}
+	if slices.ContainsFunc(hostPorts(l.Ports), HostPort.onLoopback) {
+		// Else packets between a loopback address and the link are martians.
+		sysctls["net/ipv4/conf/"+l.HostInterface+"/route_localnet"] = "1"
 	}
 	mac, _ := ParseMAC(PodGatewayMAC)
 	// Both ends keep the MTU with which the pod was attached: veth silently drops

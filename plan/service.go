@@ -68,6 +68,9 @@ func hostPorts(ports []api.WorkloadEndpointPort) []HostPort {
 	return out
 }
 
+// onLoopback tells whether a host port is for programs on the node alone.
+func (p HostPort) onLoopback() bool { return p.HostIP.Is4() && p.HostIP.IsLoopback() }
+
 type localPod struct {
 	name      api.Key // of the pod; several attachments may have the same
 	addrs     []netip.Addr
@@ -248,8 +251,8 @@ func (s *servicePlanner) wanted(o owner) (frontends []service.Frontend, faults [
 
 func (s *servicePlanner) hostPortFrontends(pod localPod) (out []service.Frontend, faults []string) {
 	for _, hp := range pod.hostPorts {
-		if hp.HostIP.IsLoopback() {
-			faults = append(faults, fmt.Sprintf("host port %d on %s: packets to loopback addresses can't be led to pods; leave hostIP empty", hp.HostPort, hp.HostIP))
+		if hp.HostIP.Is6() && hp.HostIP.IsLoopback() {
+			faults = append(faults, fmt.Sprintf("host port %d on %s: the kernel leads no packets to IPv6 loopback addresses elsewhere; leave hostIP empty", hp.HostPort, hp.HostIP))
 			continue
 		}
 		hosts := s.local.Addrs

@@ -127,7 +127,7 @@ func planServiceChains(p *Plan) {
 // off, only connections to host ports are ours, and of these no replies get lost:
 // the pod is on this node.
 func planServiceMasquerade(p *Plan, off bool) {
-	var rules []Rule
+	rules := []Rule{R(InPrefix{Field: SrcIP4, Prefix: loopback4}, Masquerade{}).WithComment("a pod can't answer to a loopback address")}
 	for _, f := range families {
 		n, origDst := serviceNamesFor(f.number), OrigDstIP4
 		if f.number == 6 {

@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -371,6 +372,49 @@ func TestPacketsHostPort(t *testing.T) {
 			t.Errorf("after the pod is gone: %v, want refused by the node", err)
 		}
 	})
+}
+
+// TestPacketsHostPortOnLoopback: a host port of 127.0.0.1 is for programs on the
+// node alone, under whichever of its addresses they ask, and opens nothing else of
+// the node's loopback to the pod.
+func TestPacketsHostPortOnLoopback(t *testing.T) {
+	s := newSite(t, siteFamilies[0])
+	s.planner.SetLocal(s.pod(0, api.WorkloadEndpointPort{Protocol: corev1.ProtocolTCP, HostIP: "127.0.0.1", HostPort: 8000, Port: 8080}))
+	s.apply()
+	for path, value := range s.planner.Flush().Sysctls.All() {
+		if strings.HasPrefix(path, "net/ipv4/conf/tw-") {
+			s.node.Sysctl(t, strings.TrimPrefix(path, "net/"), value)
+		}
+	}
+	for _, from := range []string{"127.0.0.1", s.family.nodeOutside} {
+		dialer := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		var c net.Conn
+		var err error
+		s.node.Do(func() { c, err = dialer.Dial("tcp", "127.0.0.1:8000") })
+		if err != nil {
+			t.Fatalf("from %s: %v", from, err)
+		}
+		defer c.Close()
+		reply, err := io.ReadAll(c)
+		if !strings.HasPrefix(string(reply), "pod0 ") {
+			t.Errorf("from %s: the answer is %q (%v), want pod0's", from, reply, err)
+		}
+	}
+	if _, _, err := s.ask(s.outside, "tcp", s.family.nodeOutside, 8000); err != syscall.ECONNREFUSED {
+		t.Errorf("from outside: %v, want refused", err)
+	}
+
+	// Only a pod that crafts packets asks for another host's loopback.
+	s.serve(s.node, "node")
+	s.pods[0].Sysctl(t, "ipv4/conf/eth0/route_localnet", "1")
+	for _, args := range [][]string{{"addr", "del", "127.0.0.1/8", "dev", "lo"}, {"route", "add", "127.0.0.0/8", "via", s.family.nodePod[0], "src", s.family.pod[0]}} {
+		if out, err := s.pods[0].Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v: %s", args, err, out)
+		}
+	}
+	if !s.silent(s.pods[0], "tcp", "127.0.0.1", 8080) {
+		t.Error("the pod reaches a port of the node's loopback")
+	}
 }
 
 // TestPacketsOfAnotherBalancer: where another program balances Services, Twill

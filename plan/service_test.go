@@ -261,13 +261,13 @@ func TestAnAddressOfTwoAttachmentsStaysUntilBothAreGone(t *testing.T) {
 	}
 }
 
-func TestHostPortsOnLoopbackAreRefused(t *testing.T) {
+func TestHostPortsOnLoopbackOfIPv6AreRefused(t *testing.T) {
 	s := newServices()
 	key := api.Key{Namespace: "default", Name: "p"}
-	s.setLocalPod(key, key, []netip.Addr{netip.MustParseAddr("10.244.0.2")},
-		hostPorts([]api.WorkloadEndpointPort{{Port: 80, HostPort: 8000, HostIP: "127.0.0.1"}, {Port: 81}}))
+	s.setLocalPod(key, key, []netip.Addr{netip.MustParseAddr("fd00::2")},
+		hostPorts([]api.WorkloadEndpointPort{{Port: 80, HostPort: 8000, HostIP: "::1"}, {Port: 81}}))
 	s.flush()
-	if p := s.problems(); len(p) != 1 || !strings.Contains(p[0].Detail, "host port 8000 on 127.0.0.1") {
+	if p := s.problems(); len(p) != 1 || !strings.Contains(p[0].Detail, "host port 8000 on ::1") {
 		t.Errorf("problems %v", p)
 	}
 }
