@@ -52,6 +52,7 @@ func main() {
 	flag.IntVar(&o.cfg.Nodes, "nodes", 3, "how many nodes it has")
 	flag.StringVar(&o.cfg.Kubernetes, "kubernetes", "", "directory of Kubernetes' programs, as make conformance fills it")
 	flag.StringVar(&o.cfg.Executables, "bin", "bin", "directory of Twill's executables and its image")
+	flag.BoolVar(&o.cfg.KubeProxy, "kube-proxy", false, "have Kubernetes' own kube-proxy serve Services (make kubernetes PROGRAMS=kube-proxy)")
 	flag.StringVar(&o.group, "group", "conformance", "which tests: "+names)
 	flag.StringVar(&o.chosen.focus, "focus", "", "a pattern of names in place of the group's")
 	flag.StringVar(&o.chosen.skip, "skip", "", "a pattern of names in place of what the group skips")
