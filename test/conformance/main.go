@@ -28,10 +28,10 @@ type group struct{ focus, skip string }
 var groups = map[string]group{
 	"conformance": {focus: `\[sig-network\].*\[Conformance\]`},
 	"policy":      {focus: `\[sig-network\].*NetworkPolicy`},
-	// What is skipped takes what a lab or the network has not: a cloud, a second
-	// family, kube-proxy; or has a group of its own; or breaks nodes over SSH.
-	"network": {focus: `\[sig-network\]`, skip: `NetworkPolicy|\[Disruptive\]|\[Alpha\]|\[Feature:(IPv6DualStack|Ingress|` +
-		`KubeProxy\w*|LoadBalancer|Networking-\w+|PerformanceDNS|OffByDefault)\]`},
+	// What is skipped has a group of its own; or takes what a lab has not, such as
+	// a cloud, a second family or kube-proxy; or breaks nodes over SSH.
+	"network": {focus: `\[sig-network\]`, skip: `\[Conformance\]|NetworkPolicy|\[Disruptive\]|\[Alpha\]|\[Provider:|` +
+		`\[Feature:(IPv6DualStack|Ingress|KubeProxy\w*|LoadBalancer|Networking-\w+|PerformanceDNS|OffByDefault)\]`},
 }
 
 // patience bounds each step before the tests.
