@@ -210,7 +210,7 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 	// they have to be mended.
 	sysctls := time.NewTicker(750 * time.Millisecond)
 	defer sysctls.Stop()
-	drifted := false
+	drifted, isFirst := false, true
 	for {
 		select {
 		case <-ctx.Done():
@@ -235,6 +235,10 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 			a.log.Warn("mended what somebody else changed in the kernel", "writes", writes)
 		}
 		drifted = false
+		if isFirst {
+			go AfterFirstSync()
+		}
+		isFirst = false
 		if done {
 			if !a.carries.Swap(true) {
 				a.installConflist()

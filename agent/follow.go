@@ -58,7 +58,6 @@ func (a *Agent) known(ctx context.Context, what string) {
 		a.health.Clear(health.NotSynced, "")
 		a.log.Info("in step with the store", "node", a.config.NodeName)
 		go a.confirmBlocks(ctx)
-		go AfterFirstSync()
 	}
 }
 
