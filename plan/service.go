@@ -183,6 +183,11 @@ func (s *servicePlanner) setLocalPod(key, name api.Key, addrs []netip.Addr, host
 	old := s.pods[key]
 	s.pods[key] = localPod{name, slices.Clone(addrs), slices.Clone(hostPorts)}
 	s.replacePodAddrs(old.addrs, addrs)
+	if old.name != name {
+		for _, k := range s.held[owner{pod: true, key: key}] {
+			s.dirtyRivals(k) // who lost to it is told of it by its name
+		}
+	}
 	s.dirty[owner{pod: true, key: key}] = struct{}{}
 }
 

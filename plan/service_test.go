@@ -261,6 +261,22 @@ func TestAnAddressOfTwoAttachmentsStaysUntilBothAreGone(t *testing.T) {
 	}
 }
 
+// TestWhoLostIsToldTheWinnersName: what is adopted has no name at first.
+func TestWhoLostIsToldTheWinnersName(t *testing.T) {
+	s := newServices()
+	pod := func(device, name string) {
+		s.setLocalPod(api.Key{Name: device}, api.Key{Namespace: "default", Name: name}, []netip.Addr{netip.MustParseAddr("10.244.0.2")},
+			[]HostPort{{Protocol: 6, HostPort: 8000, Port: 80}})
+		s.flush()
+	}
+	pod("tw-a", "")
+	pod("tw-b", "b")
+	pod("tw-a", "a")
+	if p := s.problems(); len(p) != 1 || !strings.Contains(p[0].Detail, "taken by host ports of pod default/a") {
+		t.Errorf("problems %v", p)
+	}
+}
+
 func TestHostPortsOnLoopbackOfIPv6AreRefused(t *testing.T) {
 	s := newServices()
 	key := api.Key{Namespace: "default", Name: "p"}
