@@ -154,7 +154,7 @@ func (a *Agent) allocate(ctx context.Context, had []netip.Addr, r ipam.Request) 
 		return a.ipam.Allocate(ctx, r)
 	}
 	for _, al := range a.ipam.List() {
-		if al.Leaving && slices.Contains(had, al.Addresses[0]) {
+		if al.Leaving && slices.ContainsFunc(al.Addresses, func(a netip.Addr) bool { return slices.Contains(had, a) }) {
 			if err := a.detaching.wait(ctx, al.ID); err != nil {
 				return ipam.Allocation{}, err
 			}
