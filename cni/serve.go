@@ -252,9 +252,17 @@ func (l *locks) lock(ctx context.Context, name string) (unlock func(), err error
 			delete(l.held, name)
 		}
 	}
+	free := func() { <-h.token; leave() }
+	// One that is free is had even if ctx has ended: select would draw lots, and
+	// tell of another command that is not there.
 	select {
 	case h.token <- struct{}{}:
-		return func() { <-h.token; leave() }, nil
+		return free, nil
+	default:
+	}
+	select {
+	case h.token <- struct{}{}:
+		return free, nil
 	case <-ctx.Done():
 		leave()
 		return nil, ctx.Err()

@@ -238,6 +238,20 @@ func TestLocks(t *testing.T) {
 	})
 }
 
+// A caller that has hung up is not told of another command where there is none.
+func TestFreeLockIsHadThoughNobodyWaits(t *testing.T) {
+	l := newLocks()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		unlock, err := l.lock(ctx, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock()
+	}
+}
+
 func TestStopCancelsWhatIsUnderWay(t *testing.T) {
 	begun := make(chan struct{})
 	f := &fakeAttacher{block: func(ctx context.Context) error { close(begun); <-ctx.Done(); return ctx.Err() }}
