@@ -125,6 +125,9 @@ func (t *Elements) Packed(k ElementKey) (Packed, bool) {
 // Len is the number of elements asked for.
 func (t *Elements) Len() int { return t.n }
 
+// LenOf is the number of a set's elements asked for.
+func (t *Elements) LenOf(set string) int { return len(t.want[set]) }
+
 // All iterates over what is asked for, set by set and otherwise in no order.
 func (t *Elements) All() iter.Seq2[ElementKey, Element] {
 	return func(yield func(ElementKey, Element) bool) {

@@ -12,13 +12,39 @@ import (
 // over the wire. nf_tables has its numbers in network byte order.
 type attributes []byte
 
-func (a attributes) bytes(kind uint16, value []byte) attributes {
-	a = binary.NativeEndian.AppendUint16(a, uint16(4+len(value)))
-	a = binary.NativeEndian.AppendUint16(a, kind)
-	a = append(a, value...)
-	for len(a)%4 != 0 {
+func (a attributes) bytes(kind uint16, value []byte) attributes { return with(a, kind, value) }
+
+func with[T string | []byte](a attributes, kind uint16, value T) attributes {
+	a = a.header(kind, len(value))
+	return append(a, value...).padded()
+}
+
+// withData adds a value as sets and rules hold it, within NFTA_DATA_VALUE.
+func withData[T string | []byte](a attributes, kind uint16, value T) attributes {
+	inner := unix.NLA_HDRLEN + (len(value)+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1)
+	return with(a.header(kind|unix.NLA_F_NESTED, inner), unix.NFTA_DATA_VALUE, value)
+}
+
+func (a attributes) header(kind uint16, size int) attributes {
+	a = binary.NativeEndian.AppendUint16(a, uint16(unix.NLA_HDRLEN+size))
+	return binary.NativeEndian.AppendUint16(a, kind)
+}
+
+func (a attributes) padded() attributes {
+	for len(a)%unix.NLA_ALIGNTO != 0 {
 		a = append(a, 0)
 	}
+	return a
+}
+
+// begin starts an attribute that holds others, which end ends: of hundreds of
+// thousands, none should be made apart and then copied.
+func (a attributes) begin(kind uint16) (begun attributes, at int) {
+	return a.header(kind|unix.NLA_F_NESTED, 0), len(a)
+}
+
+func (a attributes) end(at int) attributes {
+	binary.NativeEndian.PutUint16(a[at:], uint16(len(a)-at))
 	return a
 }
 

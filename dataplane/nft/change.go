@@ -47,6 +47,7 @@ type change struct {
 
 	oldElement, newElement plan.Packed
 	definition             *definition // of the new set; of the element's set
+	members                int         // that the new set will have
 	chain                  *compiled   // the new chain; nil: it goes
 	rebase                 bool        // the chain has to be made anew
 	flushOnly              bool        // of a chain that is removed afterwards
@@ -121,9 +122,18 @@ func compare(p *plan.Plan, have *mirror) *comparison {
 	if !have.table && p.Sets.Len()+p.Chains.Len() > 0 {
 		c.changes = append(c.changes, &change{kind: kindTable, stage: stageTable, want: true})
 	}
-	// Elements come set by set, and stay so.
-	slices.SortStableFunc(c.changes, func(a, b *change) int { return int(a.stage - b.stage) })
+	c.changes = byStage(c.changes)
 	return c
+}
+
+// byStage keeps the order within a stage: elements come set by set. It does not
+// compare, since most often there are many of one stage.
+func byStage(changes []*change) []*change {
+	var stages [stageDropMembers + 1][]*change
+	for _, ch := range changes {
+		stages[ch.stage] = append(stages[ch.stage], ch)
+	}
+	return slices.Concat(stages[:]...)
 }
 
 // whole says whether the changes have to be one transaction, whatever it costs.
@@ -169,7 +179,7 @@ func (c *comparison) sets() {
 		case had:
 			c.redo(name, old)
 		}
-		ch.definition = &d
+		ch.definition, ch.members = &d, c.plan.Elements.LenOf(name)
 		c.changes = append(c.changes, ch)
 	}
 }

@@ -70,23 +70,24 @@ func (d *definition) check(key string, e plan.Element) (plan.Element, error) {
 
 // natural cuts a plan's key or value to the kernel's length: a lone port or
 // protocol is not padded there.
-func natural(key string, length uint32) []byte { return []byte(key[:min(int(length), len(key))]) }
+func natural(key string, length uint32) string { return key[:min(int(length), len(key))] }
 
 // appendElement adds an element to the list of a request. The kernel keeps a
 // range as a pair of keys, in a set of concatenations; else as two elements, of
 // which the second, marked, is the first key after it.
 func appendElement(list attributes, d *definition, key string, packed plan.Packed) attributes {
 	e := packed.Element()
-	item := attributes(nil).nest(unix.NFTA_SET_ELEM_KEY, dataValue(natural(key, d.keyLen)))
+	list, item := list.begin(unix.NFTA_LIST_ELEM)
+	list = withData(list, unix.NFTA_SET_ELEM_KEY, natural(key, d.keyLen))
 	if d.concat() {
-		item = item.nest(elemKeyEnd, dataValue([]byte(e.End)))
+		list = withData(list, elemKeyEnd, e.End)
 	}
 	switch {
 	case d.verdicts():
 		v, _ := parseVerdict(e.Verdict) // checked by checkElement
-		item = item.nest(unix.NFTA_SET_ELEM_DATA, verdictValue(v))
+		list = list.nest(unix.NFTA_SET_ELEM_DATA, verdictValue(v))
 	case e.Value != "":
-		item = item.nest(unix.NFTA_SET_ELEM_DATA, dataValue(natural(e.Value, d.dataLen)))
+		list = withData(list, unix.NFTA_SET_ELEM_DATA, natural(e.Value, d.dataLen))
 	}
 	var note []byte
 	if e.Comment != "" {
@@ -94,23 +95,21 @@ func appendElement(list attributes, d *definition, key string, packed plan.Packe
 	}
 	var after []byte
 	if d.interval() && !d.concat() {
-		if after = successor(natural(e.End, d.keyLen)); after == nil {
+		if after = successor([]byte(natural(e.End, d.keyLen))); after == nil {
 			note = userdata.AppendUint32(note, userdata.NFTNL_UDATA_SET_ELEM_FLAGS, intervalOpen)
 		}
 	}
 	if note != nil {
-		item = item.bytes(unix.NFTA_SET_ELEM_USERDATA, note)
+		list = list.bytes(unix.NFTA_SET_ELEM_USERDATA, note)
 	}
-	list = list.nest(unix.NFTA_LIST_ELEM, item)
+	list = list.end(item)
 	if after != nil {
-		list = list.nest(unix.NFTA_LIST_ELEM, attributes(nil).
-			u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END).
-			nest(unix.NFTA_SET_ELEM_KEY, dataValue(after)))
+		list, item = list.begin(unix.NFTA_LIST_ELEM)
+		list = list.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+		list = withData(list, unix.NFTA_SET_ELEM_KEY, after).end(item)
 	}
 	return list
 }
-
-func dataValue(b []byte) attributes { return attributes(nil).bytes(unix.NFTA_DATA_VALUE, b) }
 
 func verdictValue(v expr.Verdict) attributes {
 	code := attributes(nil).u32(unix.NFTA_VERDICT_CODE, uint32(v.Kind))

@@ -227,8 +227,8 @@ func (k *Kernel) write(p *plan.Plan, last bool) (writes int, again bool, err err
 
 func (k *Kernel) writeAll(p *plan.Plan, c *comparison, last bool) (writes int, again bool, err error) {
 	var busy []*change
-	for _, changes := range transactions(c.changes, c.whole()) {
-		r, err := k.commit(p, changes, last)
+	for changes, b := range prepared(transactions(c.changes, c.whole())) {
+		r, err := k.commit(p, changes, b, last)
 		writes += r.writes
 		busy = append(busy, r.busy...)
 		c.errors = append(c.errors, r.errors...)
@@ -239,7 +239,7 @@ func (k *Kernel) writeAll(p *plan.Plan, c *comparison, last bool) (writes int, a
 	if len(busy) > 0 {
 		// What referred to these may be gone for good only now, after the
 		// transaction that removed it (kernels before 6.2 are late).
-		r, err := k.commit(p, busy, true)
+		r, err := k.commit(p, busy, newBatch(busy), true)
 		writes += r.writes
 		for _, ch := range r.busy {
 			r.errors = append(r.errors, fmt.Errorf("%s: still in use: %w", ch, unix.EBUSY))
@@ -261,12 +261,14 @@ type result struct {
 // if there are many, all that share their messages wait for the next Apply.
 const exactRounds = 16
 
-// commit writes changes in one transaction. What can't be removed yet is left
+// commit writes changes, of which b is made, in one transaction. What can't be removed yet is left
 // out. If the kernel refuses more than that, commit fails; or, at the last
 // attempt, leaves out what is refused, until the kernel takes the rest.
-func (k *Kernel) commit(p *plan.Plan, changes []*change, last bool) (r result, err error) {
+func (k *Kernel) commit(p *plan.Plan, changes []*change, b *batch, last bool) (r result, err error) {
 	for round := 0; len(changes) > 0; round++ {
-		b := newBatch(changes)
+		if round > 0 {
+			b = newBatch(changes)
+		}
 		refusals, err := k.socket.commit(b.messages)
 		if err != nil {
 			k.Resync()

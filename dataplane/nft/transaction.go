@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"iter"
 	"slices"
 
 	"github.com/twill-net/twill/plan"
@@ -72,6 +73,24 @@ func (b *batch) blamed(r refusal, exact bool) []mention {
 		}
 	}
 	return about
+}
+
+// prepared makes the messages of each transaction while the kernel works on the
+// one before.
+func prepared(all [][]*change) iter.Seq2[[]*change, *batch] {
+	return func(yield func([]*change, *batch) bool) {
+		next := make(chan *batch, 1)
+		next <- newBatch(all[0])
+		for i, changes := range all {
+			b := <-next
+			if i+1 < len(all) {
+				go func() { next <- newBatch(all[i+1]) }()
+			}
+			if !yield(changes, b) {
+				return
+			}
+		}
+	}
 }
 
 // newBatch puts changes in the order that the kernel wants within one
@@ -160,7 +179,7 @@ func (b *batch) elements(changes []*change, kind uint16, which func(*change) boo
 		}
 		b.messages = append(b.messages, message{kind, flags, body.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list)})
 		b.about = append(b.about, about)
-		list, about = nil, nil
+		list, about = list[:0], nil // nest has copied it
 	}
 	for _, ch := range changes {
 		if !which(ch) {
@@ -187,7 +206,7 @@ func (m *mirror) note(ch *change) {
 		m.table = true
 	case kindSet:
 		if delete(m.sets, ch.name); ch.want {
-			m.sets[ch.name] = &set{*ch.definition, map[string]plan.Packed{}}
+			m.sets[ch.name] = &set{*ch.definition, make(map[string]plan.Packed, ch.members)}
 		}
 	case kindChain:
 		switch {
