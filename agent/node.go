@@ -6,11 +6,13 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"runtime"
 	"strings"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/twill-net/twill/api"
@@ -67,6 +69,7 @@ func (a *Agent) describeNode(n *corev1.Node, receives api.Receives, serves bool)
 		n.Labels = map[string]string{}
 	}
 	n.Labels[corev1.LabelHostname] = n.Name
+	n.Status.Capacity = corev1.ResourceList{corev1.ResourceCPU: *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI)}
 	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: n.Name}}
 	for _, p := range a.underlay.Prefixes {
 		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: p.Addr().String()})

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/twill-net/twill/health"
+	"github.com/twill-net/twill/preflight"
 	"github.com/twill-net/twill/store"
 )
 
@@ -34,6 +35,8 @@ const (
 	whoServes = "who serves Services" // among what has to be known before anything is programmed
 	// proxyInterval is how often a kube-proxy is looked for.
 	proxyInterval = 10 * time.Second
+	// proxyRulesInterval is how often what a kube-proxy left is looked for.
+	proxyRulesInterval = time.Minute
 	// deletionTaint is what the cluster autoscaler gives a node that it is about to
 	// remove.
 	deletionTaint = "ToBeDeletedByClusterAutoscaler"
@@ -43,8 +46,8 @@ const (
 // node's Services. When a kube-proxy comes they are left to it, and taken over
 // when it goes: connections that are established go on either way.
 func (a *Agent) followServiceProxy(ctx context.Context) {
-	stopAnswering := func() {}
-	defer func() { stopAnswering() }()
+	leavePlace := func() {}
+	defer func() { leavePlace() }()
 	for first, serves := true, false; ; {
 		now, err := a.shouldServe(ctx, serves, proxyModeAddress)
 		if err != nil && first {
@@ -55,10 +58,10 @@ func (a *Agent) followServiceProxy(ctx context.Context) {
 			continue
 		}
 		if err == nil && (first || now != serves) {
-			stopAnswering()
-			stopAnswering = func() {}
+			leavePlace()
+			leavePlace = func() {}
 			if now {
-				stopAnswering = a.answerForProxy(ctx)
+				leavePlace = a.takeProxysPlace(ctx)
 			}
 			first, serves = false, now
 			_ = a.do(ctx, func() { a.setServes(ctx, now) })
@@ -120,9 +123,9 @@ func (a *Agent) setServes(ctx context.Context, serves bool) {
 	a.publishNodeOnChange()
 }
 
-// answerForProxy answers what kube-proxy is asked, until stop is called. A port
-// that is taken is tried again.
-func (a *Agent) answerForProxy(ctx context.Context) (stop func()) {
+// takeProxysPlace answers what kube-proxy is asked and looks for rules that one has
+// left, until leave is called. A port that is taken is tried again.
+func (a *Agent) takeProxysPlace(ctx context.Context) (leave func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wait sync.WaitGroup
 	for _, s := range []struct {
@@ -140,7 +143,34 @@ func (a *Agent) answerForProxy(ctx context.Context) (stop func()) {
 			a.health.Clear(health.ProxyPortTaken, s.address)
 		})
 	}
+	wait.Go(func() { a.watchProxyRules(ctx) })
 	return func() { cancel(); wait.Wait() }
+}
+
+func (a *Agent) watchProxyRules(ctx context.Context) {
+	defer a.health.Clear(health.ProxyRulesLeft, "")
+	for {
+		a.lookForProxyRules()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(proxyRulesInterval):
+		}
+	}
+}
+
+// lookForProxyRules tells of rules of a kube-proxy: connections that these
+// translate are not translated again, and nobody brings them up to date.
+func (a *Agent) lookForProxyRules() {
+	switch where, err := preflight.ProxyRules(); {
+	case where != "":
+		a.health.Set(health.ProxyRulesLeft, "", fmt.Sprintf("the %s of a kube-proxy may take connections to Services away from Twill: "+
+			"run `kube-proxy --cleanup` on this node, or reboot it", where))
+	case err != nil:
+		a.log.Debug("look for rules of a kube-proxy later", "error", err)
+	default:
+		a.health.Clear(health.ProxyRulesLeft, "")
+	}
 }
 
 // serveHTTP answers at an address until ctx ends; listening is called once it

@@ -8,10 +8,16 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/twill-net/twill/dataplane/testnet"
+	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/store"
 	"github.com/twill-net/twill/store/memory"
 )
@@ -92,4 +98,50 @@ func TestAnswersForProxy(t *testing.T) {
 	if code, body := get(proxyMode(), "/proxyMode"); code != http.StatusOK || body != "nftables" {
 		t.Errorf("/proxyMode: %d %q", code, body)
 	}
+}
+
+// TestRulesThatAKubeProxyLeft are told of while this agent serves Services, and
+// until they are gone.
+func TestRulesThatAKubeProxyLeft(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("nft is not installed")
+	}
+	ns := testnet.New(t)
+	nft := func(command string) {
+		t.Helper()
+		if out, err := ns.Command("nft", command).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	a := &Agent{health: &health.Tracker{}, log: slog.New(slog.DiscardHandler)}
+	changed := make(chan struct{}, 10)
+	a.health.OnChange(func() { changed <- struct{}{} })
+	await := func(what string, want []health.Condition) {
+		t.Helper()
+		select {
+		case <-changed:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: nothing changed", what)
+		}
+		if diff := cmp.Diff(want, a.health.Conditions()); diff != "" {
+			t.Fatalf("%s:\n%s", what, diff)
+		}
+	}
+	left := []health.Condition{{Code: health.ProxyRulesLeft, Detail: "the nftables table kube-proxy of a kube-proxy may take connections to Services away from Twill: " +
+		"run `kube-proxy --cleanup` on this node, or reboot it"}}
+
+	nft("add table ip kube-proxy; add chain ip kube-proxy services")
+	ctx, leave := context.WithCancel(t.Context())
+	var watch sync.WaitGroup
+	watch.Go(func() { ns.Do(func() { a.watchProxyRules(ctx) }) })
+	await("when it begins to serve", left)
+	leave()
+	watch.Wait()
+	await("when it leaves Services to another", []health.Condition{})
+
+	ns.Do(a.lookForProxyRules)
+	await("rules", left)
+	nft("delete table ip kube-proxy")
+	ns.Do(a.lookForProxyRules)
+	await("no rules", []health.Condition{})
 }

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/dataplane/pod"
 	"github.com/twill-net/twill/fabric"
 	"github.com/twill-net/twill/plan"
 )
@@ -33,7 +34,7 @@ node is not asked. Compare it with "nft list table inet twill" on the node.`,
 			}
 			defer st.Close()
 			planner := plan.NewPlanner(args[0])
-			found := false
+			found, nameless := false, 0
 			for _, kind := range api.Kinds() {
 				list, err := st.List(cmd.Context(), kind, "")
 				if err != nil {
@@ -47,18 +48,24 @@ node is not asked. Compare it with "nft list table inet twill" on the node.`,
 						}
 						planner.SetServices(n.Annotations[api.ServicesAnnotation] != "off")
 					}
-					if w, ok := obj.(*api.WorkloadEndpoint); ok && w.Spec.Node == args[0] {
+					if w, ok := obj.(*api.WorkloadEndpoint); ok && w.Spec.Node == args[0] && len(w.Spec.IPNetworks) > 0 {
 						local, err := localOf(w)
 						if err != nil {
 							return err
 						}
 						planner.SetLocal(local)
+						if w.Spec.InterfaceName == "" {
+							nameless++
+						}
 					}
 					planner.Put(obj)
 				}
 			}
 			if !found {
 				return fmt.Errorf("there is no node %q: see `twill get nodes`", args[0])
+			}
+			if nameless > 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "warning: of %d pods only the node knows interface and MAC: the names here are made up, the MACs are 0\n", nameless)
 			}
 			p := planner.Flush()
 			for _, problem := range planner.Problems() {
@@ -84,7 +91,8 @@ func setUnderlay(planner *plan.Planner, n *corev1.Node) error {
 	return nil
 }
 
-// localOf is a pod as its own node's agent knows it.
+// localOf is a pod as its own node's agent knows it. Kubernetes knows neither its
+// interface nor its MAC.
 func localOf(w *api.WorkloadEndpoint) (plan.Local, error) {
 	l := plan.Local{
 		Pod: api.KeyOf(w), ContainerID: w.Spec.ContainerID, HostInterface: w.Spec.InterfaceName,
@@ -96,6 +104,10 @@ func localOf(w *api.WorkloadEndpoint) (plan.Local, error) {
 			return l, fmt.Errorf("pod %s: %w", l.Pod, err)
 		}
 		l.Addrs = append(l.Addrs, p.Addr())
+	}
+	if w.Spec.InterfaceName == "" {
+		l.HostInterface = pod.HostInterfaceName(l.Pod.String(), "eth0")
+		return l, nil
 	}
 	mac, err := plan.ParseMAC(w.Spec.MAC)
 	if err != nil {

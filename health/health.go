@@ -40,6 +40,7 @@ const (
 	AgentSilent          Code = "AgentSilent"
 	ClockAhead           Code = "ClockAhead"
 	ProxyPortTaken       Code = "ProxyPortTaken"
+	ProxyRulesLeft       Code = "ProxyRulesLeft"
 )
 
 var definitions = []Definition{
@@ -75,6 +76,8 @@ var definitions = []Definition{
 		"set the clock of the node, or of the machine that asks"},
 	{ProxyPortTaken, "a port where load balancers or monitoring expect the program that serves Services is another's",
 		"read the detail; if a kube-proxy has the port, let it go or say --services off"},
+	{ProxyRulesLeft, "rules of a kube-proxy are in the kernel though Twill serves Services; they still lead connections where it last led them",
+		"run `kube-proxy --cleanup` on the node, or reboot it; if a kube-proxy still runs, delete its DaemonSet before, or say --services off"},
 }
 
 // Definitions lists every condition there is.

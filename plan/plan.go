@@ -12,7 +12,7 @@ import (
 
 // Plan is everything that one node must have in its kernel.
 type Plan struct {
-	Sysctls    *Table[string, string] // path below /proc/sys → value
+	Sysctls    *Table[string, string] // path below /proc/sys → value; see ConntrackMax
 	Links      *Table[string, Link]   // by device name
 	Addresses  *Table[AddressKey, struct{}]
 	Neighbours *Table[NeighbourKey, MAC]

@@ -99,7 +99,7 @@ func (pl *Planner) put(obj api.Object) error {
 func (pl *Planner) putNode(n *corev1.Node) error {
 	addrs := api.NodeAddresses(n)
 	if n.Name == pl.self {
-		pl.services.setNode(n.Labels[corev1.LabelTopologyZone], addrs)
+		pl.services.setNode(n.Labels[corev1.LabelTopologyZone], n.Status.Capacity.Cpu().Value(), addrs)
 	}
 	receives, err := api.NodeReceives(n)
 	pl.fabric.setPeer(fabric.Peer{Name: n.Name, Addrs: addrs, Receives: receives})
@@ -115,7 +115,7 @@ func (pl *Planner) Delete(kind *api.Kind, key api.Key) {
 	case api.NodeKind:
 		pl.fabric.deletePeer(key.Name)
 		if key.Name == pl.self {
-			pl.services.setNode("", nil)
+			pl.services.setNode("", 0, nil)
 		}
 	case api.FabricConfigurationKind:
 		if key.Name == api.FabricConfigurationName {

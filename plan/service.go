@@ -21,7 +21,8 @@ import (
 type servicePlanner struct {
 	plan  *Plan
 	local service.Local
-	off   bool // Services are somebody else's; host ports are not
+	cpus  int64 // of the node; 0: not known yet
+	off   bool  // Services are somebody else's; host ports are not
 
 	services map[api.Key]*service.Service
 	slices   map[api.Key][]*service.Slice // by Service
@@ -87,6 +88,7 @@ type owner struct {
 // chains, sets and maps that do not depend on intent.
 func newServicePlanner(p *Plan, nodeName string) *servicePlanner {
 	planServiceChains(p)
+	planConntrack(p, 0, false)
 	return &servicePlanner{
 		plan: p, local: service.Local{Node: nodeName},
 		services: map[api.Key]*service.Service{}, slices: map[api.Key][]*service.Slice{}, sliceOf: map[api.Key]api.Key{},
@@ -99,9 +101,11 @@ func newServicePlanner(p *Plan, nodeName string) *servicePlanner {
 	}
 }
 
-// setNode says where the node is, and the addresses on which it serves node
-// ports and host ports.
-func (s *servicePlanner) setNode(zone string, nodeAddrs []netip.Addr) {
+// setNode says where the node is, how many CPUs it has, and the addresses on
+// which it serves node ports and host ports.
+func (s *servicePlanner) setNode(zone string, cpus int64, nodeAddrs []netip.Addr) {
+	s.cpus = cpus
+	planConntrack(s.plan, cpus, s.off)
 	if s.local.Zone == zone && slices.Equal(s.local.Addrs, nodeAddrs) {
 		return
 	}
@@ -117,6 +121,7 @@ func (s *servicePlanner) setOff(off bool) {
 	}
 	s.off = off
 	planServiceMasquerade(s.plan, off)
+	planConntrack(s.plan, s.cpus, off)
 	s.replanAll()
 }
 

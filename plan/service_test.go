@@ -22,7 +22,7 @@ var nodeAddrs = []netip.Addr{netip.MustParseAddr("172.16.0.1"), netip.MustParseA
 
 func newServices() *servicePlanner {
 	s := newServicePlanner(New(), "here")
-	s.setNode("z1", nodeAddrs)
+	s.setNode("z1", 2, nodeAddrs)
 	return s
 }
 
@@ -30,7 +30,7 @@ func newServices() *servicePlanner {
 func planned(s *servicePlanner) string {
 	s.flush()
 	var b strings.Builder
-	s.plan.WriteRuleset(&b)
+	b.WriteString(s.plan.String())
 	var udp []string
 	for f, backends := range s.plan.UDPFrontends.All() {
 		udp = append(udp, fmt.Sprintf("udp %s:%d → %v\n", f.Addr, f.Port, backends))
@@ -156,7 +156,7 @@ func TestServicesEndUpTheSameInAnyOrder(t *testing.T) {
 				detoured.setEndpointSlice(es)
 			})
 		}
-		events = append(events, func() { pod(detoured) }, func() { detoured.setNode("z1", nodeAddrs) })
+		events = append(events, func() { pod(detoured) }, func() { detoured.setNode("z1", 2, nodeAddrs) })
 		r.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
 		for _, event := range events {
 			event()

@@ -21,7 +21,11 @@ func (p *Plan) String() string {
 func (p *Plan) writeKernel(w io.Writer) {
 	for _, k := range sortedBy(p.Sysctls, strings.Compare) {
 		v, _ := p.Sysctls.Get(k)
-		fmt.Fprintf(w, "sysctl %s = %s\n", k, v)
+		relation := "="
+		if k == ConntrackMax {
+			relation = ">="
+		}
+		fmt.Fprintf(w, "sysctl %s %s %s\n", k, relation, v)
 	}
 	for _, k := range sortedBy(p.Links, strings.Compare) {
 		v, _ := p.Links.Get(k)

@@ -1,7 +1,6 @@
 package preflight
 
 import (
-	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -54,24 +53,4 @@ func checkNetworks(f *Facts) (string, []Finding) {
 		return "no other", out
 	}
 	return strings.Join(seen, ", "), out
-}
-
-// checkServices looks for kube-proxy by what it writes, in either way.
-func checkServices(f *Facts) (string, []Finding) {
-	for _, c := range f.Rules {
-		var where string
-		switch {
-		case c.Table == "kube-proxy":
-			where = "nftables table " + c.Table
-		case c.Table == "nat" && c.Name == "KUBE-SERVICES":
-			where = fmt.Sprintf("chain %s of table %s", c.Name, c.Table)
-		default:
-			continue
-		}
-		return "kube-proxy", []Finding{found(health.ServiceProxyRuns, "there is the %s", where)}
-	}
-	if slices.ContainsFunc(f.Links, func(l Link) bool { return l.Name == "kube-ipvs0" }) {
-		return "kube-proxy", []Finding{found(health.ServiceProxyRuns, "there is the device kube-ipvs0")}
-	}
-	return "no kube-proxy", nil
 }

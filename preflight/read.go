@@ -53,19 +53,25 @@ func Read(ctx context.Context, o Options) (*Facts, error) {
 	if err := f.readNetwork(); err != nil {
 		return nil, err
 	}
-	if f.Rules, err = nft.ReadForeign(); err != nil && !unsupported(err) {
+	if err := f.readRules(nft.ReadForeign); err != nil {
 		return nil, err
 	}
-	legacy, err := readLegacy()
-	if err != nil {
-		return nil, err
-	}
-	f.Rules = append(f.Rules, legacy...)
 	if f.Kernel, err = probeKernel(); err != nil {
 		return nil, err
 	}
 	f.Synchronised, err = clockIsSynchronised()
 	return f, err
+}
+
+// readRules reads the rules of others, those of nf_tables in the given way.
+func (f *Facts) readRules(foreign func() ([]nft.Foreign, error)) error {
+	rules, err := foreign()
+	if err != nil && !unsupported(err) {
+		return err
+	}
+	legacy, err := readLegacy()
+	f.Rules = append(rules, legacy...)
+	return err
 }
 
 // unsupported says whether an error is that of a kernel without a feature, which

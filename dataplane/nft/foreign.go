@@ -39,7 +39,12 @@ var foreignFamilies = []byte{unix.NFPROTO_INET, unix.NFPROTO_IPV4, unix.NFPROTO_
 
 // ReadForeign reads all chains of the calling thread's network namespace that are
 // not ours, in the order in which packets pass base chains of a hook.
-func ReadForeign() ([]Foreign, error) {
+func ReadForeign() ([]Foreign, error) { return readForeign((*socket).foreign) }
+
+// ReadForeignChains is ReadForeign without the rules.
+func ReadForeignChains() ([]Foreign, error) { return readForeign((*socket).foreignChains) }
+
+func readForeign(read func(*socket) ([]Foreign, error)) ([]Foreign, error) {
 	s, err := openSocket()
 	if err != nil {
 		return nil, err
@@ -48,7 +53,7 @@ func ReadForeign() ([]Foreign, error) {
 	var all []Foreign
 	for _, family := range foreignFamilies {
 		s.family = family
-		chains, err := s.foreign()
+		chains, err := read(s)
 		if err != nil {
 			return nil, fmt.Errorf("read others' nftables rules: %w", err)
 		}
@@ -58,12 +63,9 @@ func ReadForeign() ([]Foreign, error) {
 	return all, nil
 }
 
-// foreign reads the chains of the socket's family.
-func (s *socket) foreign() ([]Foreign, error) {
-	type name struct{ table, chain string }
-	var chains []Foreign
-	index := map[name]int{}
-	err := s.list(unix.NFT_MSG_GETCHAIN, nil, func() { chains = nil; clear(index) }, func(a attributes) {
+// foreignChains reads the chains of the socket's family.
+func (s *socket) foreignChains() (chains []Foreign, err error) {
+	err = s.list(unix.NFT_MSG_GETCHAIN, nil, func() { chains = nil }, func(a attributes) {
 		c := Foreign{Family: s.family, Table: a.get(unix.NFTA_CHAIN_TABLE).asText()}
 		if s.family == unix.NFPROTO_INET && c.Table == plan.NFTable {
 			return
@@ -73,11 +75,21 @@ func (s *socket) foreign() ([]Foreign, error) {
 		if b.kind != "" {
 			c.Type, c.Hook, c.Priority, c.Drops = b.kind, b.hook, b.priority, b.policy == 0 // NF_DROP
 		}
-		index[name{c.Table, c.Name}] = len(chains)
 		chains = append(chains, c)
 	})
+	return chains, err
+}
+
+// foreign reads the chains of the socket's family with their rules.
+func (s *socket) foreign() ([]Foreign, error) {
+	chains, err := s.foreignChains()
 	if err != nil {
 		return nil, err
+	}
+	type name struct{ table, chain string }
+	index := map[name]int{}
+	for i, c := range chains {
+		index[name{c.Table, c.Name}] = i
 	}
 	sets := map[name][]SetElement{}
 	forget := func() {

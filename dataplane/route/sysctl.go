@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/twill-net/twill/plan"
@@ -52,7 +53,7 @@ func (k *Kernel) CheckSysctls(p *plan.Plan) int {
 	defer k.mu.Unlock()
 	differ := 0
 	for path, want := range p.Sysctls.All() {
-		if have, err := readSysctl(path); err != nil || !sameSysctl(have, want) {
+		if have, err := readSysctl(path); err != nil || !sysctlHolds(path, have, want) {
 			k.sysctls.unset(path)
 			p.Sysctls.MarkDirty(path)
 			differ++
@@ -69,7 +70,7 @@ func (a *pass) putSysctl(path, want string) (bool, error) {
 		}
 	}
 	have, err := readSysctl(path)
-	if err == nil && sameSysctl(have, want) {
+	if err == nil && sysctlHolds(path, have, want) {
 		return false, nil
 	}
 	if err == nil {
@@ -93,6 +94,22 @@ func readSysctl(path string) (string, error) {
 	}
 	b, err := os.ReadFile(filepath.Join(sysctlRoot, path))
 	return string(b), err
+}
+
+// sysctlHolds says whether a setting is as it is wanted: for how many connections
+// are tracked, also if more are, or if the namespace has no say in it: in any but
+// the initial one the kernel lets nobody write the file, and the host's value holds.
+func sysctlHolds(path, have, want string) bool {
+	if path != plan.ConntrackMax {
+		return sameSysctl(have, want)
+	}
+	tracked, err := strconv.Atoi(strings.TrimSpace(have))
+	least, wrong := strconv.Atoi(want)
+	if err == nil && wrong == nil && tracked >= least {
+		return true
+	}
+	file, err := os.Stat(filepath.Join(sysctlRoot, path))
+	return err == nil && file.Mode().Perm()&0o222 == 0
 }
 
 // sameSysctl compares values as the kernel does: it prints lists with tabs.

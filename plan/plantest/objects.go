@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/twill-net/twill/api"
@@ -75,6 +76,9 @@ func (w *World) node() Event {
 	}
 	if w.chance(60) {
 		add(fmt.Sprintf("fd00:172:16:%d::%d", link, host))
+	}
+	if w.chance(50) {
+		n.Status.Capacity = corev1.ResourceList{corev1.ResourceCPU: *resource.NewQuantity(int64(w.IntN(16)), resource.DecimalSI)}
 	}
 	receives := api.Receives{}
 	if w.chance(80) {

@@ -39,8 +39,8 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Store implements store.Store, store.Elector, store.Inspector and
-// store.Orchestrated.
+// Store implements store.Store, store.Elector, store.Inspector, store.Reconnector
+// and store.Orchestrated.
 type Store struct {
 	log    *slog.Logger
 	client *rest.RESTClient
@@ -50,6 +50,8 @@ type Store struct {
 
 	mu      sync.Mutex
 	rubbish map[string]finding // by path
+	away    bool               // the last call did not get through
+	back    chan struct{}      // closed when one does again
 }
 
 // Open checks the configuration and returns a store. It does not wait for the
@@ -62,7 +64,7 @@ func Open(ctx context.Context, c Config) (store.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes: %w", err)
 	}
-	s := &Store{log: c.Logger, rubbish: map[string]finding{}}
+	s := &Store{log: c.Logger, rubbish: map[string]finding{}, back: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

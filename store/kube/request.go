@@ -105,7 +105,40 @@ func (s *Store) call(ctx context.Context, request func() *rest.Request) ([]byte,
 	defer cancel()
 	result := request().Do(callCtx)
 	body, _ := result.Raw()
-	return body, s.classify(ctx, result.Error())
+	err := s.classify(ctx, result.Error())
+	s.noteReach(result.Error(), err)
+	return body, err
+}
+
+// AwaitReconnect implements store.Reconnector. The API server is not asked for it:
+// the first call that gets through again ends the waits of all the others.
+func (s *Store) AwaitReconnect(ctx context.Context) {
+	s.mu.Lock()
+	back := s.back
+	s.mu.Unlock()
+	select {
+	case <-back:
+	case <-ctx.Done():
+	}
+}
+
+// noteReach learns from a call's error, and what it means, whether the API server
+// is away. One that answers but can't serve tells nothing: while it starts it is as
+// good as away, and where it fails with one kind only, the others would have that
+// tried again and again.
+func (s *Store) noteReach(err, meaning error) {
+	var status apierrors.APIStatus
+	answered, served := err == nil || errors.As(err, &status), !errors.Is(meaning, store.ErrUnavailable)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !answered && !served:
+		s.away = true
+	case answered && served && s.away:
+		s.away = false
+		close(s.back)
+		s.back = make(chan struct{})
+	}
 }
 
 // bound is a context that also ends with the store, and after callTimeout if the

@@ -132,6 +132,18 @@ func awaitStore(t *testing.T, s store.Store) {
 	})
 }
 
+// awaitReconnect has the client tell when its server is back, and what kept it
+// from that; nil if such clients can't.
+func awaitReconnect(t *testing.T, s store.Store) <-chan error {
+	r, ok := s.(store.Reconnector)
+	if !ok {
+		return nil
+	}
+	ctx, back := bounded(t), make(chan error, 1)
+	go func() { r.AwaitReconnect(ctx); back <- ctx.Err() }()
+	return back
+}
+
 func testOutage(t *testing.T, server Server) {
 	s := server.Open(t)
 	obj := create(t, s, policy("a", "one"))
@@ -151,10 +163,21 @@ func testOutage(t *testing.T, server Server) {
 	}
 	_, err = s.Create(ctx, policy("a", "two"))
 	wantErr(t, err, store.ErrUnavailable)
+	back := awaitReconnect(t, s)
 	wantErr(t, watch(t, s, api.NetworkPolicyKind, before.Revision).end(), store.ErrUnavailable)
+	select {
+	case <-back:
+		t.Error("the store is back, it is told, while it is away")
+	default:
+	}
 
 	server.Start(t)
 	awaitStore(t, s)
+	if back != nil {
+		if err := <-back; err != nil {
+			t.Errorf("it is not told that the store is back: %v", err)
+		}
+	}
 	if _, err := s.Get(t.Context(), api.NetworkPolicyKind, api.KeyOf(obj)); err != nil {
 		t.Error(err)
 	}
