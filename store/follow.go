@@ -109,12 +109,9 @@ type follower struct {
 // run lists if needed, then watches until that ends, and says why it did.
 func (f *follower) run(ctx context.Context) error {
 	if f.revision == "" {
-		list, err := f.store.List(ctx, f.kind, "")
-		if err != nil {
+		if err := f.list(ctx); err != nil {
 			return err
 		}
-		f.report(nil)
-		f.take(list)
 	}
 	watchCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -127,10 +124,7 @@ func (f *follower) run(ctx context.Context) error {
 	err := ended()
 	switch {
 	case errors.Is(err, ErrRestored):
-		// The same revision may now mean other content: deliver all of it.
-		for key := range f.known {
-			f.known[key] = ""
-		}
+		f.distrust()
 		f.revision = ""
 	case errors.Is(err, ErrCompacted):
 		f.revision = ""
@@ -174,9 +168,53 @@ func (f *follower) report(err error) {
 	}
 }
 
-// take brings the consumer to the state of the list. What is gone goes first,
-// so that its name and addresses are free for what came.
-func (f *follower) take(list List) {
+// distrust has all be delivered again: the same revision may now mean other
+// content.
+func (f *follower) distrust() {
+	for key := range f.known {
+		f.known[key] = ""
+	}
+}
+
+// list brings the consumer to the state of a list.
+func (f *follower) list(ctx context.Context) error {
+	list, err := f.take(ctx)
+	if err != nil {
+		return err
+	}
+	f.report(nil)
+	f.revision = list.Revision
+	if !f.synced {
+		f.synced = true
+		if f.handler.Synced != nil {
+			f.handler.Synced()
+		}
+	}
+	return nil
+}
+
+// take delivers a list; as it comes, if nothing can be gone.
+func (f *follower) take(ctx context.Context) (List, error) {
+	if pager, ok := f.store.(Pager); ok && len(f.known) == 0 {
+		list, err := pager.Pages(ctx, f.kind, f.putAll)
+		if err != nil {
+			f.distrust() // the next list may be of another history
+		}
+		return list, err
+	}
+	list, err := f.store.List(ctx, f.kind, "")
+	if err != nil {
+		return list, err
+	}
+	f.report(nil)
+	f.prune(list)
+	f.putAll(list.Items)
+	return list, nil
+}
+
+// prune deletes what the list lacks. What is gone goes first, so that its name and
+// addresses are free for what came.
+func (f *follower) prune(list List) {
 	present := make(map[api.Key]struct{}, len(list.Items)+len(list.Unreadable))
 	for _, obj := range list.Items {
 		present[api.KeyOf(obj)] = struct{}{}
@@ -194,16 +232,6 @@ func (f *follower) take(list List) {
 	for _, key := range gone {
 		f.delete(key)
 	}
-	for _, obj := range list.Items {
-		f.put(obj)
-	}
-	f.revision = list.Revision
-	if !f.synced {
-		f.synced = true
-		if f.handler.Synced != nil {
-			f.handler.Synced()
-		}
-	}
 }
 
 func (f *follower) apply(event Event) {
@@ -214,6 +242,13 @@ func (f *follower) apply(event Event) {
 		f.delete(api.KeyOf(event.Object))
 	}
 	f.revision = event.Revision
+}
+
+func (f *follower) putAll(objects []api.Object) {
+	f.report(nil)
+	for _, obj := range objects {
+		f.put(obj)
+	}
 }
 
 func (f *follower) put(obj api.Object) {

@@ -177,6 +177,71 @@ func TestFollowUnreadable(t *testing.T) {
 	})
 }
 
+// pager is a store whose lists come in pages of one object; the one that broken
+// counts down to is the last before the list breaks.
+type pager struct {
+	*memory.Store
+	lists, broken int
+	atBreak       func()
+}
+
+func (p *pager) Pages(ctx context.Context, kind *api.Kind, take func([]api.Object)) (store.List, error) {
+	p.lists++
+	list, err := p.Store.List(ctx, kind, "")
+	if err != nil {
+		return list, err
+	}
+	for _, obj := range list.Items {
+		take([]api.Object{obj})
+		if p.broken--; p.broken == 0 {
+			p.atBreak()
+			return store.List{}, store.ErrUnavailable
+		}
+	}
+	list.Items = nil
+	return list, nil
+}
+
+func TestFollowPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &pager{Store: memory.New()}
+		put(t, s, "a", "1")
+		put(t, s, "b", "1")
+		p := &tape{}
+		go store.Follow(t.Context(), s, api.NodeKind, p.handler())
+		p.want(t, "connected true false", "put a 1", "put b 1", "synced")
+		put(t, s, "c", "1")
+		p.want(t, "put c 1")
+
+		// What is known is held against a whole list.
+		s.BreakWatches()
+		remove(t, s, "a")
+		s.Compact()
+		time.Sleep(time.Minute)
+		p.want(t, "deleted a")
+		if s.lists != 1 {
+			t.Errorf("%d lists in pages, want the first alone", s.lists)
+		}
+	})
+}
+
+// TestFollowBrokenPages has a first list that breaks: what it gave and what is
+// gone when the next one comes is deleted, and nothing is synced before.
+func TestFollowBrokenPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &pager{Store: memory.New(), broken: 2}
+		for _, name := range []string{"a", "b", "c"} {
+			put(t, s, name, "1")
+		}
+		s.atBreak = func() { remove(t, s, "b") }
+		p := &tape{}
+		go store.Follow(t.Context(), s, api.NodeKind, p.handler())
+		time.Sleep(time.Minute)
+		p.want(t, "connected true false", "put a 1", "put b 1", "connected false true",
+			"connected true false", "deleted b", "put a 1", "put c 1", "synced")
+	})
+}
+
 // calls counts the attempts that Follow makes, and when.
 type calls struct {
 	*memory.Store

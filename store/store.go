@@ -101,6 +101,14 @@ type Reconnector interface {
 	AwaitReconnect(ctx context.Context)
 }
 
+// Pager is implemented by stores whose lists come in pages.
+type Pager interface {
+	// Pages is List of all namespaces, whose Items it hands to take, in order, as
+	// they come, so that they are worked on meanwhile and not all held at once. If it
+	// fails, take may have had some.
+	Pages(ctx context.Context, kind *api.Kind, take func([]api.Object)) (List, error)
+}
+
 // Orchestrated is implemented by stores in which somebody else makes pods and
 // nodes, as Kubernetes does. WorkloadEndpoints are derived there and can't be
 // written, Get answers for one also before the pod has an address, and of a Node

@@ -2,12 +2,14 @@ package store
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"time"
 
+	json "github.com/go-json-experiment/json/v1"
 	"github.com/google/uuid"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -115,6 +117,40 @@ func equalButForStatus(a, b []byte) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// collectTries is how often a list is begun that compaction overtakes.
+const collectTries = 3
+
+// Collect makes one list of pages.
+func Collect(pages func(take func([]api.Object)) (List, error)) (list List, err error) {
+	for range collectTries {
+		var items []api.Object
+		list, err = pages(func(page []api.Object) { items = append(items, page...) })
+		list.Items = items
+		if !errors.Is(err, ErrCompacted) {
+			break
+		}
+	}
+	if err != nil {
+		return List{}, err
+	}
+	return list, nil
+}
+
+// Spread calls f with 0 to n-1 on all processors at once. Decoding is most of what
+// a first list takes.
+func Spread(n int, f func(i int)) {
+	var wait sync.WaitGroup
+	workers := min(runtime.GOMAXPROCS(0), n)
+	for w := range workers {
+		wait.Go(func() {
+			for i := w * n / workers; i < (w+1)*n/workers; i++ {
+				f(i)
+			}
+		})
+	}
+	wait.Wait()
 }
 
 // Decode reads the stored form of the object at the key. It refuses a value

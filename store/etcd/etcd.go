@@ -9,7 +9,6 @@ package etcd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/connectivity"
 
@@ -27,7 +27,6 @@ import (
 const (
 	callTimeout = 5 * time.Second // of one request whose context has no deadline
 	pageSize    = 1000            // objects in one request of a list
-	listTries   = 3               // a list that compaction overtakes starts again
 
 	maxReconnectDelay = time.Second // between attempts to reach etcd, less or more a fifth
 )
@@ -198,57 +197,81 @@ func (s *Store) List(ctx context.Context, kind *api.Kind, namespace string) (sto
 	if err := store.CheckNamespace(kind, namespace); err != nil {
 		return store.List{}, err
 	}
-	var list store.List
-	var err error
-	for range listTries {
-		list, err = s.list(ctx, kind, namespace)
-		if !errors.Is(err, store.ErrCompacted) {
-			break
-		}
-	}
-	if err != nil {
-		return store.List{}, fmt.Errorf("list %s: %w", kind.Plural, err)
-	}
-	return list, nil
+	return store.Collect(func(take func([]api.Object)) (store.List, error) { return s.pages(ctx, kind, namespace, take) })
 }
 
-func (s *Store) list(ctx context.Context, kind *api.Kind, namespace string) (store.List, error) {
+// Pages implements store.Pager.
+func (s *Store) Pages(ctx context.Context, kind *api.Kind, take func([]api.Object)) (store.List, error) {
+	return s.pages(ctx, kind, "", take)
+}
+
+// page is an answer, or why there is none.
+type page struct {
+	*clientv3.GetResponse
+	err error
+}
+
+// pages asks for each page while the one before it is decoded and taken.
+func (s *Store) pages(ctx context.Context, kind *api.Kind, namespace string, take func([]api.Object)) (store.List, error) {
 	prefix := kindPath(kind)
 	if namespace != "" {
 		prefix += namespace + "/"
 	}
 	end := clientv3.GetPrefixRangeEnd(prefix)
-	_, past := s.history.now()
-	var list store.List
-	var revision int64 // of the first page
-	bad := rubbish{}
-	for from := prefix; ; {
+	coming := make(chan page, 1)
+	get := func(from string, revision int64) {
 		r, err := call(ctx, s, func(ctx context.Context, c *clientv3.Client) (*clientv3.GetResponse, error) {
 			return c.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(revision))
 		})
-		if err != nil {
-			return store.List{}, err
+		coming <- page{r, err}
+	}
+	_, past := s.history.now()
+	go get(prefix, 0)
+	var list store.List
+	var revision int64 // of the first page
+	bad := rubbish{}
+	for {
+		p := <-coming
+		if p.err != nil {
+			return store.List{}, fmt.Errorf("list %s: %w", kind.Plural, p.err)
 		}
 		if revision == 0 {
-			revision = r.Header.Revision
-			list.Revision = positionOf(r.Header, revision, past).String()
+			revision = p.Header.Revision
+			list.Revision = positionOf(p.Header, revision, past).String()
 		}
-		for _, kv := range r.Kvs {
-			s.history.held(kv)
-			obj, key, err := decode(kind, kv)
-			if err != nil {
-				bad[string(kv.Key)] = s.unreadable(kind, kv, err)
-				list.Unreadable = append(list.Unreadable, key)
-				continue
-			}
-			list.Items = append(list.Items, obj)
+		more := p.More && len(p.Kvs) > 0
+		if more {
+			go get(string(p.Kvs[len(p.Kvs)-1].Key)+"\x00", revision)
 		}
-		if !r.More || len(r.Kvs) == 0 {
+		take(s.decodePage(kind, p.Kvs, &list, bad))
+		if !more {
 			s.replaceRubbish(prefix, bad)
 			return list, nil
 		}
-		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
 	}
+}
+
+// decodePage returns the objects, and notes what is none.
+func (s *Store) decodePage(kind *api.Kind, kvs []*mvccpb.KeyValue, list *store.List, bad rubbish) []api.Object {
+	found := make([]struct {
+		obj api.Object
+		key api.Key
+		err error
+	}, len(kvs))
+	store.Spread(len(kvs), func(i int) {
+		found[i].obj, found[i].key, found[i].err = decode(kind, kvs[i])
+	})
+	items := make([]api.Object, 0, len(kvs))
+	for i, f := range found {
+		s.history.held(kvs[i])
+		if f.err != nil {
+			bad[string(kvs[i].Key)] = s.unreadable(kind, kvs[i], f.err)
+			list.Unreadable = append(list.Unreadable, f.key)
+			continue
+		}
+		items = append(items, f.obj)
+	}
+	return items
 }
 
 // Create implements store.Store.

@@ -8,15 +8,16 @@ package kube
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
+	json "github.com/go-json-experiment/json/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
@@ -27,7 +28,6 @@ import (
 const (
 	callTimeout = 5 * time.Second // of one request whose context has no deadline
 	pageSize    = 500             // objects in one request of a list
-	listTries   = 3               // a list that compaction overtakes starts again
 )
 
 // Config says where the API server is and who we are.
@@ -141,74 +141,90 @@ func (s *Store) List(ctx context.Context, kind *api.Kind, namespace string) (sto
 	if err := store.CheckNamespace(kind, namespace); err != nil {
 		return store.List{}, err
 	}
-	var list store.List
-	var err error
-	for range listTries {
-		list, err = s.list(ctx, kind, namespace)
-		if !errors.Is(err, store.ErrCompacted) {
-			break
-		}
-	}
-	if err != nil {
-		return store.List{}, fmt.Errorf("list %s: %w", kind.Plural, err)
-	}
-	return list, nil
+	return store.Collect(func(take func([]api.Object)) (store.List, error) { return s.pages(ctx, kind, namespace, take) })
 }
 
-// page is one answer to a request for a list. Items are decoded one by one: a
-// custom resource that is none of ours any more must cost no more than itself.
+// Pages implements store.Pager.
+func (s *Store) Pages(ctx context.Context, kind *api.Kind, take func([]api.Object)) (store.List, error) {
+	return s.pages(ctx, kind, "", take)
+}
+
+// page is one answer to a request for a list, or why there is none. Items are
+// decoded one by one: a custom resource that is none of ours any more must cost no
+// more than itself.
 type page struct {
 	Metadata metav1.ListMeta   `json:"metadata"`
 	Items    []json.RawMessage `json:"items"`
+	err      error
 }
 
-func (s *Store) list(ctx context.Context, kind *api.Kind, namespace string) (store.List, error) {
+// pages asks for each page while the one before it is decoded and taken.
+func (s *Store) pages(ctx context.Context, kind *api.Kind, namespace string, take func([]api.Object)) (store.List, error) {
 	// First, so that a list of another history never gets this one's name.
 	cluster, _, err := s.history(ctx)
 	if err != nil {
-		return store.List{}, err
+		return store.List{}, fmt.Errorf("list %s: %w", kind.Plural, err)
 	}
+	path, bad := listPath(kind, namespace), map[string]finding{}
+	coming := make(chan page, 1)
+	get := func(token string) { coming <- s.page(ctx, kind, path, token) }
+	go get("")
 	var list store.List
-	path, bad, token := listPath(kind, namespace), map[string]finding{}, ""
 	for {
-		body, err := s.call(ctx, func() *rest.Request {
-			r := selected(kind, s.client.Get().AbsPath(path)).Param("limit", strconv.Itoa(pageSize))
-			if token != "" {
-				r.Param("continue", token)
-			}
-			return r
-		})
-		if err != nil {
-			return store.List{}, err
-		}
-		var p page
-		if err := json.Unmarshal(body, &p); err != nil {
-			return store.List{}, fmt.Errorf("the API server's answer is no list: %w", err)
+		p := <-coming
+		if p.err != nil {
+			return store.List{}, fmt.Errorf("list %s: %w", kind.Plural, p.err)
 		}
 		if list.Revision == "" {
 			revision, err := strconv.ParseUint(p.Metadata.ResourceVersion, 10, 64)
 			if err != nil {
-				return store.List{}, fmt.Errorf("resourceVersion %q of the list is no number", p.Metadata.ResourceVersion)
+				return store.List{}, fmt.Errorf("list %s: its resourceVersion %q is no number", kind.Plural, p.Metadata.ResourceVersion)
 			}
 			list.Revision = position{cluster, revision}.String()
 		}
-		for _, raw := range p.Items {
-			obj, err := decode(kind, raw)
-			switch {
-			case err != nil:
-				key := keyOf(raw)
-				found := s.unreadable(kind, raw, err)
-				bad[found.Path] = found
-				list.Unreadable = append(list.Unreadable, key)
-			case obj != nil:
-				list.Items = append(list.Items, obj)
-			}
+		token := p.Metadata.Continue
+		if token != "" {
+			go get(token)
 		}
-		if token = p.Metadata.Continue; token == "" {
+		take(s.decodePage(kind, p.Items, &list, bad))
+		if token == "" {
 			s.replaceRubbish(kind, namespace, bad)
 			return list, nil
 		}
 	}
+}
+
+// page asks for the page that the token of the one before names.
+func (s *Store) page(ctx context.Context, kind *api.Kind, path, token string) (p page) {
+	body, err := s.call(ctx, func() *rest.Request {
+		r := selected(kind, s.client.Get().AbsPath(path)).Param("limit", strconv.Itoa(pageSize))
+		if token != "" {
+			r.Param("continue", token)
+		}
+		return r
+	})
+	if err != nil {
+		return page{err: err}
+	}
+	if err := json.Unmarshal(body, &p); err != nil {
+		return page{err: fmt.Errorf("the API server's answer is no list: %w", err)}
+	}
+	return p
+}
+
+// decodePage returns the objects, and notes what is none.
+func (s *Store) decodePage(kind *api.Kind, raw []json.RawMessage, list *store.List, bad map[string]finding) []api.Object {
+	objects, errs := make([]api.Object, len(raw)), make([]error, len(raw))
+	store.Spread(len(raw), func(i int) { objects[i], errs[i] = decode(kind, raw[i]) })
+	for i, err := range errs {
+		if err != nil {
+			found := s.unreadable(kind, raw[i], err)
+			bad[found.Path] = found
+			list.Unreadable = append(list.Unreadable, keyOf(raw[i]))
+		}
+	}
+	// Pods that are no endpoints are no objects, either.
+	return slices.DeleteFunc(objects, func(obj api.Object) bool { return obj == nil })
 }
 
 // Create implements store.Store. A status is not taken over by kinds that the

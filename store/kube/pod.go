@@ -1,10 +1,10 @@
 package kube
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 
+	json "github.com/go-json-experiment/json/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 

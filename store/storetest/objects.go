@@ -225,6 +225,18 @@ func testListManyPages(t *testing.T, server Server) {
 	}
 	create(t, s, pool("q"))
 	watch(t, s, api.IPPoolKind, l.Revision).want("put q")
+	if pager, ok := s.(store.Pager); ok {
+		testPages(t, pager, append(names(l.Items), "q"))
+	}
+}
+
+func testPages(t *testing.T, s store.Pager, want []string) {
+	var got []string
+	pages := 0
+	l, err := s.Pages(bounded(t), api.IPPoolKind, func(page []api.Object) { got, pages = append(got, names(page)...), pages+1 })
+	if err != nil || len(l.Items) > 0 || l.Revision == "" || pages < 2 || !slices.Equal(got, want) {
+		t.Errorf("%d items in %d pages, and %d in the list of revision %q (%v); want %d", len(got), pages, len(l.Items), l.Revision, err, len(want))
+	}
 }
 
 func testConcurrentUpdates(t *testing.T, server Server) {
