@@ -143,10 +143,11 @@ type listing struct {
 	definition
 	elements map[string]plan.Packed
 	ends     [][]byte // first keys after ranges
+	twice    bool     // an element came again
 }
 
 func newListing(d definition) *listing {
-	return &listing{d, map[string]plan.Packed{}, nil}
+	return &listing{definition: d, elements: map[string]plan.Packed{}}
 }
 
 // add reads one answer of a listing, which holds several elements.
@@ -180,6 +181,8 @@ func (l *listing) add(a attributes) {
 		if e.Value != "" {
 			e.Value = pad(e.Value, l.valueSize)
 		}
+		_, again := l.elements[padded]
+		l.twice = l.twice || again
 		l.elements[padded] = plan.Pack(e)
 	}
 }

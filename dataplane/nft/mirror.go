@@ -138,8 +138,6 @@ func (m *mirror) readSet(s *socket, name string) error {
 	return err
 }
 
-// readElements lists a set's elements. The kernel lists a hash table while it
-// may grow, so an element can come twice.
 func readElements(s *socket, name string, d definition) (map[string]plan.Packed, error) {
 	if d.dynamic() {
 		return map[string]plan.Packed{}, nil
@@ -147,12 +145,21 @@ func readElements(s *socket, name string, d definition) (map[string]plan.Packed,
 	return s.elements(plan.NFTable, name, d)
 }
 
+// elements lists a set's elements. The kernel goes on with a hash table where it
+// was by number: if the table grew between two parts of the list, which takes a
+// moment after many elements were added, some come twice and as many not at all,
+// and no flag tells of it.
 func (s *socket) elements(table, name string, d definition) (map[string]plan.Packed, error) {
 	var l *listing
 	which := attributes(nil).text(unix.NFTA_SET_ELEM_LIST_TABLE, table).text(unix.NFTA_SET_ELEM_LIST_SET, name)
-	err := s.list(unix.NFT_MSG_GETSETELEM, which, func() { l = newListing(d) }, func(a attributes) { l.add(a) })
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return nil, fmt.Errorf("list the elements of set %s: %w", name, err)
+	for range dumpTries {
+		err := s.list(unix.NFT_MSG_GETSETELEM, which, func() { l = newListing(d) }, func(a attributes) { l.add(a) })
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return nil, fmt.Errorf("list the elements of set %s: %w", name, err)
+		}
+		if !l.twice {
+			break
+		}
 	}
 	return l.finish(), nil
 }
