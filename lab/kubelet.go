@@ -76,7 +76,10 @@ func (k *kubernetes) kubeletConfiguration() map[string]any {
 		"authorization":  map[string]any{"mode": "AlwaysAllow"},
 		// Nodes share the machine's resources, which are not the lab's to divide.
 		"failCgroupV1": false, "cgroupsPerQOS": false, "enforceNodeAllocatable": []string{}, "cgroupDriver": "cgroupfs",
-		"failSwapOn": false, "localStorageCapacityIsolation": false,
+		"failSwapOn": false,
+		// It takes them for resized now and then, and kubelet panics without their
+		// cgroups.
+		"featureGates":                map[string]bool{"InPlacePodVerticalScaling": false},
 		"evictionHard":                map[string]string{"memory.available": "50Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
 		"imageGCHighThresholdPercent": 100,
 		"nodeStatusUpdateFrequency":   "4s",
