@@ -28,6 +28,11 @@ type group struct{ focus, skip string }
 var groups = map[string]group{
 	"conformance": {focus: `\[sig-network\].*\[Conformance\]`},
 	"policy":      {focus: `\[sig-network\].*NetworkPolicy`},
+	// Some of each, in a few minutes.
+	"brief": {focus: `\[sig-network\].*(serve a basic endpoint|functioning NodePort|session affinity work for service with type clusterIP|` +
+		`ExternalName to NodePort|DNS for the cluster|no conflict between pods with same hostPort|intra-pod communication: http|` +
+		`except clause while egress|overlapping podSelectors|default-deny-all|specified together|ingress access on one named port|` +
+		`PodSelector and NamespaceSelectors|using UDP.*default-deny-ingress)`, skip: `\[Provider:`},
 	// What is skipped has a group of its own; or takes what a lab has not, such as
 	// a cloud, a second family or kube-proxy; or breaks nodes over SSH.
 	"network": {focus: `\[sig-network\]`, skip: `\[Conformance\]|NetworkPolicy|\[Disruptive\]|\[Alpha\]|\[Provider:|` +
