@@ -1,20 +1,15 @@
 package agent
 
 import (
-	"flag"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/twill-net/twill/health"
+	"github.com/twill-net/twill/test/golden"
 )
-
-var update = flag.Bool("update", false, "write docs/reference/metrics.md")
 
 const metricsIntro = `# Metrics
 
@@ -66,16 +61,5 @@ func TestMetricsReference(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.GetName(), strings.ToLower(f.GetType().String()), strings.Join(labels, "; "), f.GetHelp())
 	}
-	if *update {
-		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(b.String(), string(got)); diff != "" {
-		t.Errorf("%s is not current; run `go test ./agent -update`:\n%s", path, diff)
-	}
+	golden.Check(t, path, b.String())
 }

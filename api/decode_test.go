@@ -2,7 +2,6 @@ package api
 
 import (
 	"errors"
-	"flag"
 	"os"
 	"strings"
 	"testing"
@@ -11,9 +10,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/yaml"
-)
 
-var update = flag.Bool("update", false, "rewrite testdata with the output as it is now")
+	"github.com/twill-net/twill/test/golden"
+)
 
 // TestBadManifests: testdata/bad.txt has, for each case, "=== name", a
 // manifest, ">>>" and the messages that it must get.
@@ -42,11 +41,11 @@ func TestBadManifests(t *testing.T) {
 		if got == "" {
 			t.Errorf("%s: no error", name)
 		}
-		if diff := cmp.Diff(want, got); diff != "" && !*update {
+		if diff := cmp.Diff(want, got); diff != "" && !golden.Updating() {
 			t.Errorf("%s: (-want +got)\n%s", name, diff)
 		}
 	}
-	if *update {
+	if golden.Updating() {
 		if err := os.WriteFile(file, []byte(rewritten.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -56,25 +55,14 @@ func TestBadManifests(t *testing.T) {
 // TestGoodManifests: what testdata/good.yaml becomes, defaults included, is
 // testdata/good.golden.yaml, and that becomes itself.
 func TestGoodManifests(t *testing.T) {
-	const golden = "testdata/good.golden.yaml"
+	const file = "testdata/good.golden.yaml"
 	input, err := os.ReadFile("testdata/good.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := decodeAndPrint(t, input)
-	if *update {
-		if err := os.WriteFile(golden, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("(-want +got)\n%s", diff)
-	}
-	if diff := cmp.Diff(string(want), string(decodeAndPrint(t, want))); diff != "" {
+	golden.Check(t, file, string(got))
+	if diff := cmp.Diff(string(got), string(decodeAndPrint(t, got))); diff != "" {
 		t.Errorf("not stable: (-want +got)\n%s", diff)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -22,9 +21,8 @@ import (
 	"github.com/twill-net/twill/store/etcd"
 	"github.com/twill-net/twill/store/kube"
 	"github.com/twill-net/twill/store/memory"
+	"github.com/twill-net/twill/test/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden output in testdata")
 
 // unclosed is a store that outlives the commands that close it.
 type unclosed struct{ store.Store }
@@ -118,15 +116,7 @@ func tell(t *testing.T, file string) {
 		text = goVersion.ReplaceAllString(text, "(GO)")
 		got.WriteString(line + text)
 	}
-	if *update {
-		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	if diff := cmp.Diff(string(want), got.String()); diff != "" {
-		t.Errorf("(-want +got)\n%s", diff)
-	}
+	golden.Check(t, file, got.String())
 }
 
 // splitWords splits at spaces outside single quotes.

@@ -1,19 +1,16 @@
 package cli
 
 import (
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/preflight"
+	"github.com/twill-net/twill/test/golden"
 )
 
 // TestPreflightIsPrinted holds what people and programs are shown against a file.
 func TestPreflightIsPrinted(t *testing.T) {
-	const golden = "testdata/preflight.txt"
 	finding := func(code health.Code, level, detail string) preflight.Finding {
 		d, _ := health.LookupHost(code)
 		return preflight.Finding{Code: code, Level: level, Detail: detail, Remedy: d.Remedy}
@@ -41,16 +38,5 @@ func TestPreflightIsPrinted(t *testing.T) {
 	if err := encode(&got, "yaml", bad); err != nil {
 		t.Fatal(err)
 	}
-	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got.String()); diff != "" {
-		t.Errorf("run with -update if this is meant:\n%s", diff)
-	}
+	golden.Check(t, "testdata/preflight.txt", got.String())
 }

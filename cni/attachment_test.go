@@ -79,6 +79,6 @@ func TestPodName(t *testing.T) {
 }
 
 func TestConflist(t *testing.T) {
-	golden(t, "conflist.json", Conflist(""))
-	golden(t, "conflist-socket.json", Conflist("/run/lab/cni.sock"))
+	goldenJSON(t, "conflist.json", Conflist(""))
+	goldenJSON(t, "conflist-socket.json", Conflist("/run/lab/cni.sock"))
 }

@@ -27,7 +27,7 @@ func TestResultOfEachVersion(t *testing.T) {
 			socket := serve(t, &fakeAttacher{})
 			reply := call(t, socket, addRequest(version))
 			wantCode(t, reply, 0)
-			golden(t, "add-"+version+".json", reply.result)
+			goldenJSON(t, "add-"+version+".json", reply.result)
 			if _, err := create.Create(version, reply.result); err != nil {
 				t.Errorf("the runtimes' library does not read it: %v", err)
 			}
@@ -80,7 +80,7 @@ func TestAddAfterAnotherPlugin(t *testing.T) {
 		`"ips":[{"address":"127.0.0.1/8","interface":0}],"dns":{"nameservers":["10.1.0.10"]}}`
 	reply := call(t, socket, addRequest("1.0.0", prev))
 	wantCode(t, reply, 0)
-	golden(t, "add-chained.json", reply.result)
+	goldenJSON(t, "add-chained.json", reply.result)
 	other := addRequest("1.0.0", `"prevResult":{"interfaces":[{"name":"eth0","sandbox":"/run/netns/blue"}]}`)
 	other.ContainerID = "other"
 	wantCode(t, call(t, socket, other), client.CodeInvalidConfig)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -14,12 +13,9 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/twill-net/twill/cni/client"
+	"github.com/twill-net/twill/test/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // fakeAttacher remembers what it was asked and has no kernel.
 type fakeAttacher struct {
@@ -193,25 +189,13 @@ func wantCode(t testing.TB, got reply, code int) {
 	}
 }
 
-// golden compares JSON with a file.
-func golden(t testing.TB, name string, got json.RawMessage) {
+// goldenJSON compares JSON with a file.
+func goldenJSON(t testing.TB, name string, got json.RawMessage) {
 	t.Helper()
 	var b bytes.Buffer
 	if err := json.Indent(&b, bytes.TrimSpace(got), "", "  "); err != nil {
 		t.Fatal(err)
 	}
 	b.WriteByte('\n')
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), b.String()); diff != "" {
-		t.Errorf("%s (-want +got; -update writes it anew):\n%s", path, diff)
-	}
+	golden.Check(t, filepath.Join("testdata", name), b.String())
 }

@@ -1,16 +1,14 @@
 package health
 
 import (
-	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "write docs/reference/conditions.md")
+	"github.com/twill-net/twill/test/golden"
+)
 
 const hostSection = `
 ## What can be wrong with a host
@@ -38,18 +36,7 @@ func TestReference(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", d.Code, level, d.Title, d.Remedy)
 	}
-	if *update {
-		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(b.String(), string(got)); diff != "" {
-		t.Errorf("%s is not current; run `go test ./health -update`:\n%s", path, diff)
-	}
+	golden.Check(t, path, b.String())
 }
 
 func TestTracker(t *testing.T) {

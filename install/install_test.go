@@ -2,24 +2,20 @@ package install_test
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 
 	"github.com/twill-net/twill/install"
+	"github.com/twill-net/twill/test/golden"
 	"github.com/twill-net/twill/test/testkube"
 )
-
-var update = flag.Bool("update", false, "rewrite what is said of the cluster")
 
 // world is an API server whose kubelets and controllers the test plays.
 type world struct {
@@ -91,7 +87,6 @@ func (w *world) planned(o install.Options) (*install.Plan, string) {
 // TestPlan holds what is said of clusters against a file: one that has everything
 // in the way, one that has nothing, and one in which Twill is already.
 func TestPlan(t *testing.T) {
-	const golden = "testdata/plan.txt"
 	w := newWorld(t)
 	w.node("node1", "172.16.10.11", "True")
 	w.node("node2", "172.16.10.12", "False")
@@ -116,18 +111,7 @@ func TestPlan(t *testing.T) {
 	say("Twill is there", text)
 	w.checkApplied()
 
-	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got.String()); diff != "" {
-		t.Errorf("run with -update if this is meant:\n%s", diff)
-	}
+	golden.Check(t, "testdata/plan.txt", got.String())
 }
 
 // checkApplied looks whether what was asked for is in the API.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/fabric"
+	"github.com/twill-net/twill/test/golden"
 )
 
 // event is one thing that a planner is told.
@@ -78,7 +79,7 @@ func TestPlanOfTheClassicExercise(t *testing.T) {
 	for _, e := range scene(t) {
 		e.tell(pl)
 	}
-	golden(t, "testdata/cluster.golden", pl.Flush().String())
+	golden.Check(t, "testdata/cluster.golden", pl.Flush().String())
 	if problems := pl.Problems(); len(problems) > 0 {
 		t.Errorf("problems: %v", problems)
 	}

@@ -3,7 +3,6 @@ package plan
 import (
 	"bytes"
 	"encoding/binary"
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -12,32 +11,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/policy"
+	"github.com/twill-net/twill/test/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
-
-func golden(t *testing.T, file, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s differs (-want +got); if it should, run the test with -update:\n%s", file, diff)
-	}
-}
 
 // policyScene is a policyPlanner with what it was told.
 type policyScene struct {
@@ -116,8 +96,8 @@ func complexShop(t *testing.T) *policyScene {
 }
 
 func TestPolicyGolden(t *testing.T) {
-	golden(t, "testdata/policy-access-nginx.golden", accessNginx(t).ruleset())
-	golden(t, "testdata/policy-complex.golden", complexShop(t).ruleset())
+	golden.Check(t, "testdata/policy-access-nginx.golden", accessNginx(t).ruleset())
+	golden.Check(t, "testdata/policy-complex.golden", complexShop(t).ruleset())
 }
 
 // The planned rules, interpreted statement by statement, give the evaluator's

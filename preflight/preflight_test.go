@@ -3,7 +3,6 @@ package preflight
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -14,13 +13,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/twill-net/twill/dataplane/testnet"
 	"github.com/twill-net/twill/health"
+	"github.com/twill-net/twill/test/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite what is said of each spoiled host")
 
 // host is one on which Twill would do well: its files, and a network namespace
 // that is joined with another.
@@ -270,7 +266,6 @@ var spoiled = []struct {
 // TestSpoiledHosts holds what is said of each spoiled host against a file.
 func TestSpoiledHosts(t *testing.T) {
 	needs(t)
-	const golden = "testdata/spoiled.txt"
 	var got strings.Builder
 	seen := map[health.Code]bool{}
 	for _, s := range spoiled {
@@ -298,18 +293,7 @@ func TestSpoiledHosts(t *testing.T) {
 			t.Errorf("no host was spoiled so that there is %s", d.Code)
 		}
 	}
-	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got.String()); diff != "" && !t.Failed() {
-		t.Errorf("run with -update if this is meant:\n%s", diff)
-	}
+	golden.Check(t, "testdata/spoiled.txt", got.String())
 }
 
 // TestFix sets what can be set, after which it is not found any more.

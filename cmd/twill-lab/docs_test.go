@@ -1,17 +1,14 @@
 package main
 
 import (
-	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
-)
 
-var update = flag.Bool("update", false, "write docs/reference/lab.md")
+	"github.com/twill-net/twill/test/golden"
+)
 
 // TestReference holds the page of the lab's commands against the commands.
 func TestReference(t *testing.T) {
@@ -20,18 +17,7 @@ func TestReference(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("# The lab's commands\n\nWhat `twill lab COMMAND --help` says. Flags that are listed under `twill lab` are flags of each of its commands.\n")
 	writeCommand(&b, newRoot())
-	if *update {
-		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(b.String(), string(got)); diff != "" {
-		t.Errorf("%s is not current; run `go test ./cmd/twill-lab -update`:\n%s", path, diff)
-	}
+	golden.Check(t, path, b.String())
 }
 
 func writeCommand(b *strings.Builder, c *cobra.Command) {

@@ -1,21 +1,17 @@
 package main
 
 import (
-	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/twill-net/twill/agent"
 	"github.com/twill-net/twill/cli"
+	"github.com/twill-net/twill/test/golden"
 )
-
-var update = flag.Bool("update", false, "write docs/reference/commands.md and settings.md")
 
 // TestReference holds the pages of commands and settings against the commands.
 func TestReference(t *testing.T) {
@@ -28,18 +24,7 @@ func TestReference(t *testing.T) {
 
 func current(t *testing.T, path, want string) {
 	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, string(got)); diff != "" {
-		t.Errorf("%s is not current; run `go test ./cmd/twill -update`:\n%s", path, diff)
-	}
+	golden.Check(t, path, want)
 }
 
 func commandsPage(root *cobra.Command) string {

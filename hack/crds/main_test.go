@@ -2,23 +2,21 @@ package main
 
 import (
 	"bytes"
-	"flag"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 
 	"github.com/twill-net/twill/deploy"
+	"github.com/twill-net/twill/test/golden"
 )
-
-var update = flag.Bool("update", false, "write the definitions")
 
 // mostBytes bounds all definitions together: client-side apply keeps a copy of
 // each in an annotation of at most 256 KiB, and every client reads them.
 const mostBytes = 100_000
 
 func TestDefinitionsAreCurrent(t *testing.T) {
-	if *update {
+	if golden.Updating() {
 		if err := write("../../deploy/crds"); err != nil {
 			t.Fatal(err)
 		}
@@ -44,11 +42,11 @@ func TestDefinitionsAreCurrent(t *testing.T) {
 			t.Fatal(err)
 		}
 		name := d.Spec.Group + "_" + d.Spec.Names.Plural + ".yaml"
-		if !bytes.Equal(text, want[name]) && !*update { // what is embedded was read before the update
+		if !bytes.Equal(text, want[name]) && !golden.Updating() { // what is embedded was read before the update
 			t.Errorf("%s is not what the types say; run go generate ./deploy: %s", name, cmp.Diff(string(text), string(want[name])))
 		}
 	}
-	if len(have) != len(want) && !*update {
+	if len(have) != len(want) && !golden.Updating() {
 		t.Errorf("%d files, want %d; run go generate ./deploy", len(have), len(want))
 	}
 	if size > mostBytes {

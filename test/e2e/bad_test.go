@@ -14,10 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twill-net/twill/lab"
+	"github.com/twill-net/twill/test/golden"
 	"github.com/twill-net/twill/test/testlab"
 )
 
@@ -54,13 +54,7 @@ func TestBadInput(t *testing.T) {
 		got = append(got, door+" "+input+"\n"+said)
 	}
 	out := strings.Join(got, "\n\n") + "\n"
-	if *update {
-		if err := os.WriteFile(badInput, []byte(out), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	} else if diff := cmp.Diff(string(text), out); diff != "" {
-		t.Errorf("%s (-want +got; -update writes it anew):\n%s", badInput, diff)
-	}
+	golden.Check(t, badInput, out)
 	h.unharmed(t)
 }
 

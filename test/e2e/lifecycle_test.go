@@ -15,6 +15,7 @@ import (
 
 	"github.com/twill-net/twill/cni/client"
 	"github.com/twill-net/twill/lab"
+	"github.com/twill-net/twill/test/golden"
 	"github.com/twill-net/twill/test/testlab"
 )
 
@@ -64,14 +65,7 @@ func TestLifecycle(t *testing.T) {
 	if !from || !to {
 		t.Fatalf("%s has no place for the table", lifecyclePage)
 	}
-	want := before + lifecycleFrom + l.table() + lifecycleTo + after
-	if *update && !t.Failed() {
-		if err := os.WriteFile(lifecyclePage, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	} else if diff := cmp.Diff(want, string(page)); diff != "" {
-		t.Errorf("%s is not current; run `go test ./test/e2e -run '^TestLifecycle$' -update` as root:\n%s", lifecyclePage, diff)
-	}
+	golden.Check(t, lifecyclePage, before+lifecycleFrom+l.table()+lifecycleTo+after)
 }
 
 // lifecycle is a node, and what its plugin answers.

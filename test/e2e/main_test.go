@@ -18,7 +18,6 @@ var (
 	seed   = flag.Uint64("seed", 0, "begin random tests with this seed instead of a random one")
 	cases  = flag.Int("cases", 96, "how many random connections TestTraceAgreesWithPackets tries")
 	cycles = flag.Int("cycles", 100, "how many pods come and go in TestPodsComeAndGo")
-	update = flag.Bool("update", false, "write the golden files anew")
 	starts = flag.Int("starts", 30, "how many pods TestPodStartIsClosed starts")
 	outage = flag.Duration("outage", 20*time.Second, "how long the API server is away in TestKubernetesUnderLoad")
 )
