@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -117,6 +118,23 @@ func equalButForStatus(a, b []byte) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// Stream starts a watch, which run is, and returns what Store.Watch does.
+func Stream(ctx context.Context, kind *api.Kind, run func(chan<- Event) error) (<-chan Event, func() error) {
+	ch := make(chan Event)
+	var err error
+	go func() {
+		defer close(ch)
+		err = run(ch)
+		switch {
+		case ctx.Err() != nil:
+			err = nil
+		case err != nil:
+			err = fmt.Errorf("watch %s: %w", kind.Plural, err)
+		}
+	}()
+	return ch, func() error { return err }
 }
 
 // collectTries is how often a list is begun that compaction overtakes.

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,10 +55,10 @@ type Store struct {
 	close  context.CancelFunc
 
 	history history
+	rubbish store.Rubbish
 
 	mu      sync.Mutex
 	dialing *dialing
-	rubbish rubbish
 
 	abandonedMu sync.Mutex
 	abandoned   []clientv3.LeaseID // of lost elections, not yet revoked
@@ -82,7 +83,7 @@ func Open(ctx context.Context, c Config) (store.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
-	s := &Store{log: c.Logger, config: config, rubbish: rubbish{}}
+	s := &Store{log: c.Logger, config: config}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -229,7 +230,7 @@ func (s *Store) pages(ctx context.Context, kind *api.Kind, namespace string, tak
 	go get(prefix, 0)
 	var list store.List
 	var revision int64 // of the first page
-	bad := rubbish{}
+	bad := map[string]bool{}
 	for {
 		p := <-coming
 		if p.err != nil {
@@ -245,14 +246,14 @@ func (s *Store) pages(ctx context.Context, kind *api.Kind, namespace string, tak
 		}
 		take(s.decodePage(kind, p.Kvs, &list, bad))
 		if !more {
-			s.replaceRubbish(prefix, bad)
+			s.rubbish.Retain(bad, func(u store.Unreadable) bool { return strings.HasPrefix(u.Path, prefix) })
 			return list, nil
 		}
 	}
 }
 
 // decodePage returns the objects, and notes what is none.
-func (s *Store) decodePage(kind *api.Kind, kvs []*mvccpb.KeyValue, list *store.List, bad rubbish) []api.Object {
+func (s *Store) decodePage(kind *api.Kind, kvs []*mvccpb.KeyValue, list *store.List, bad map[string]bool) []api.Object {
 	found := make([]struct {
 		obj api.Object
 		key api.Key
@@ -265,7 +266,8 @@ func (s *Store) decodePage(kind *api.Kind, kvs []*mvccpb.KeyValue, list *store.L
 	for i, f := range found {
 		s.history.held(kvs[i])
 		if f.err != nil {
-			bad[string(kvs[i].Key)] = s.unreadable(kind, kvs[i], f.err)
+			bad[string(kvs[i].Key)] = true
+			s.unreadable(kind, kvs[i], f.err)
 			list.Unreadable = append(list.Unreadable, f.key)
 			continue
 		}
@@ -273,6 +275,13 @@ func (s *Store) decodePage(kind *api.Kind, kvs []*mvccpb.KeyValue, list *store.L
 	}
 	return items
 }
+
+func (s *Store) unreadable(kind *api.Kind, kv *mvccpb.KeyValue, reason error) {
+	s.rubbish.Add(s.log, store.Unreadable{Kind: kind, Path: string(kv.Key), Reason: reason}, strconv.FormatInt(kv.ModRevision, 10))
+}
+
+// Unreadable implements store.Inspector.
+func (s *Store) Unreadable() []store.Unreadable { return s.rubbish.Unreadable() }
 
 // Create implements store.Store.
 func (s *Store) Create(ctx context.Context, obj api.Object) (api.Object, error) {

@@ -19,19 +19,7 @@ import (
 // a watch: the library's watcher would hide an outage and reconnect in silence,
 // and our caller wants to know and to decide.
 func (s *Store) Watch(ctx context.Context, kind *api.Kind, revision string) (<-chan store.Event, func() error) {
-	ch := make(chan store.Event)
-	var err error
-	go func() {
-		defer close(ch)
-		err = s.watch(ctx, kind, revision, ch)
-		switch {
-		case ctx.Err() != nil:
-			err = nil
-		case err != nil:
-			err = fmt.Errorf("watch %s: %w", kind.Plural, err)
-		}
-	}()
-	return ch, func() error { return err }
+	return store.Stream(ctx, kind, func(ch chan<- store.Event) error { return s.watch(ctx, kind, revision, ch) })
 }
 
 func (s *Store) watch(ctx context.Context, kind *api.Kind, revision string, ch chan<- store.Event) error {
@@ -185,7 +173,7 @@ func (s *Store) confirm(ctx context.Context, from position) error {
 func (w *watch) event(event *clientv3.Event, at position) error {
 	kv := event.Kv
 	if event.Type == mvccpb.DELETE {
-		w.store.forgetRubbish(string(kv.Key))
+		w.store.rubbish.Forget(string(kv.Key))
 		key, err := parsePath(w.kind, string(kv.Key))
 		if err != nil {
 			return nil // it was no object
@@ -201,7 +189,7 @@ func (w *watch) event(event *clientv3.Event, at position) error {
 		w.store.unreadable(w.kind, kv, err)
 		return nil
 	}
-	w.store.forgetRubbish(string(kv.Key))
+	w.store.rubbish.Forget(string(kv.Key))
 	return w.send(store.Event{Type: store.Put, Object: obj, Revision: at.String()})
 }
 

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -48,10 +49,11 @@ type Store struct {
 	ctx    context.Context // ends with Close
 	close  context.CancelFunc
 
-	mu      sync.Mutex
-	rubbish map[string]finding // by path
-	away    bool               // the last call did not get through
-	back    chan struct{}      // closed when one does again
+	rubbish store.Rubbish
+
+	mu   sync.Mutex
+	away bool          // the last call did not get through
+	back chan struct{} // closed when one does again
 }
 
 // Open checks the configuration and returns a store. It does not wait for the
@@ -64,7 +66,7 @@ func Open(ctx context.Context, c Config) (store.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes: %w", err)
 	}
-	s := &Store{log: c.Logger, rubbish: map[string]finding{}, back: make(chan struct{})}
+	s := &Store{log: c.Logger, back: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -165,7 +167,7 @@ func (s *Store) pages(ctx context.Context, kind *api.Kind, namespace string, tak
 	if err != nil {
 		return store.List{}, fmt.Errorf("list %s: %w", kind.Plural, err)
 	}
-	path, bad := listPath(kind, namespace), map[string]finding{}
+	path, bad := listPath(kind, namespace), map[string]bool{}
 	coming := make(chan page, 1)
 	get := func(token string) { coming <- s.page(ctx, kind, path, token) }
 	go get("")
@@ -188,7 +190,9 @@ func (s *Store) pages(ctx context.Context, kind *api.Kind, namespace string, tak
 		}
 		take(s.decodePage(kind, p.Items, &list, bad))
 		if token == "" {
-			s.replaceRubbish(kind, namespace, bad)
+			s.rubbish.Retain(bad, func(u store.Unreadable) bool {
+				return u.Kind == kind && (namespace == "" || strings.HasPrefix(u.Path, path+"/"))
+			})
 			return list, nil
 		}
 	}
@@ -213,19 +217,34 @@ func (s *Store) page(ctx context.Context, kind *api.Kind, path, token string) (p
 }
 
 // decodePage returns the objects, and notes what is none.
-func (s *Store) decodePage(kind *api.Kind, raw []json.RawMessage, list *store.List, bad map[string]finding) []api.Object {
+func (s *Store) decodePage(kind *api.Kind, raw []json.RawMessage, list *store.List, bad map[string]bool) []api.Object {
 	objects, errs := make([]api.Object, len(raw)), make([]error, len(raw))
 	store.Spread(len(raw), func(i int) { objects[i], errs[i] = decode(kind, raw[i]) })
 	for i, err := range errs {
 		if err != nil {
-			found := s.unreadable(kind, raw[i], err)
-			bad[found.Path] = found
-			list.Unreadable = append(list.Unreadable, keyOf(raw[i]))
+			key := s.unreadable(kind, raw[i], err)
+			bad[objectPath(kind, key)] = true
+			list.Unreadable = append(list.Unreadable, key)
 		}
 	}
 	// Pods that are no endpoints are no objects, either.
 	return slices.DeleteFunc(objects, func(obj api.Object) bool { return obj == nil })
 }
+
+// unreadable remembers a custom resource that is none of ours, such as one that was
+// stored when its definition was another. The API server does not check what it reads.
+func (s *Store) unreadable(kind *api.Kind, raw []byte, reason error) api.Key {
+	var o struct {
+		Metadata struct{ ResourceVersion string }
+	}
+	_ = json.Unmarshal(raw, &o)
+	key := keyOf(raw)
+	s.rubbish.Add(s.log, store.Unreadable{Kind: kind, Path: objectPath(kind, key), Reason: reason}, o.Metadata.ResourceVersion)
+	return key
+}
+
+// Unreadable implements store.Inspector.
+func (s *Store) Unreadable() []store.Unreadable { return s.rubbish.Unreadable() }
 
 // Create implements store.Store. A status is not taken over by kinds that the
 // API server keeps it apart of: Update writes it.

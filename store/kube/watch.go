@@ -19,19 +19,7 @@ import (
 // reflector would keep all objects and hide outages; our caller keeps what it
 // needs, and wants to know.
 func (s *Store) Watch(ctx context.Context, kind *api.Kind, revision string) (<-chan store.Event, func() error) {
-	ch := make(chan store.Event)
-	var err error
-	go func() {
-		defer close(ch)
-		err = s.watch(ctx, kind, revision, ch)
-		switch {
-		case ctx.Err() != nil:
-			err = nil
-		case err != nil:
-			err = fmt.Errorf("watch %s: %w", kind.Plural, err)
-		}
-	}()
-	return ch, func() error { return err }
+	return store.Stream(ctx, kind, func(ch chan<- store.Event) error { return s.watch(ctx, kind, revision, ch) })
 }
 
 func (s *Store) watch(ctx context.Context, kind *api.Kind, revision string, ch chan<- store.Event) error {
@@ -135,7 +123,7 @@ func (w *watch) take(f frame, at *position) error {
 	event := store.Event{Type: store.Bookmark, Revision: at.String()}
 	switch f.Type {
 	case apiwatch.Deleted:
-		w.store.forgetRubbish(w.kind, keyOf(f.Object))
+		w.store.rubbish.Forget(objectPath(w.kind, keyOf(f.Object)))
 		event.Type, event.Object = store.Deleted, w.kind.New()
 		key := keyOf(f.Object)
 		event.Object.SetNamespace(key.Namespace)
@@ -147,7 +135,7 @@ func (w *watch) take(f frame, at *position) error {
 			w.store.unreadable(w.kind, f.Object, err)
 			break
 		}
-		w.store.forgetRubbish(w.kind, keyOf(f.Object))
+		w.store.rubbish.Forget(objectPath(w.kind, keyOf(f.Object)))
 		if obj != nil { // else it is a pod of the host's network, which never was an endpoint
 			event.Type, event.Object = store.Put, obj
 		}

@@ -13,28 +13,16 @@ import (
 
 // Watch implements store.Store.
 func (s *Store) Watch(ctx context.Context, kind *api.Kind, revision string) (<-chan store.Event, func() error) {
-	ch := make(chan store.Event)
-	var err error
-	go func() {
-		defer close(ch)
-		err = s.watch(ctx, kind, revision, ch)
-	}()
-	return ch, func() error { return err }
+	return store.Stream(ctx, kind, func(ch chan<- store.Event) error { return s.watch(ctx, kind, revision, ch) })
 }
 
 func (s *Store) watch(ctx context.Context, kind *api.Kind, revision string, ch chan<- store.Event) error {
-	fail := func(err error) error {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("watch %s: %w", kind.Plural, err)
-	}
 	epoch, cursor, err := parsePosition(revision)
 	if err != nil {
-		return fail(err)
+		return err
 	}
 	if err := s.enter(ctx); err != nil {
-		return fail(err)
+		return err
 	}
 	broken := s.broken
 	s.mu.Unlock()
@@ -43,7 +31,7 @@ func (s *Store) watch(ctx context.Context, kind *api.Kind, revision string, ch c
 	for first := true; ; first = false {
 		changes, written, err := s.changesAfter(kind, epoch, cursor)
 		if err != nil {
-			return fail(err)
+			return err
 		}
 		if !first {
 			pending = pending[:0]
@@ -56,7 +44,7 @@ func (s *Store) watch(ctx context.Context, kind *api.Kind, revision string, ch c
 			select {
 			case ch <- event:
 			case <-broken:
-				return fail(fmt.Errorf("%w: the stream broke", store.ErrUnavailable))
+				return fmt.Errorf("%w: the stream broke", store.ErrUnavailable)
 			case <-ctx.Done():
 				return nil
 			}
@@ -64,7 +52,7 @@ func (s *Store) watch(ctx context.Context, kind *api.Kind, revision string, ch c
 		select {
 		case <-written:
 		case <-broken:
-			return fail(fmt.Errorf("%w: the stream broke", store.ErrUnavailable))
+			return fmt.Errorf("%w: the stream broke", store.ErrUnavailable)
 		case <-ctx.Done():
 			return nil
 		}
