@@ -240,7 +240,10 @@ func TestConnection(t *testing.T) {
 			env: map[string]string{"TWILL_ETCD_ENDPOINTS": "http://e1:2379"}, want: "unix:///run/twill-lab/a/etcd.sock"},
 		"kubeconfig by flag":     {labs: []string{lab("a")}, args: []string{"--kubeconfig", "k"}, want: "kube k"},
 		"kubeconfig by variable": {labs: []string{lab("a")}, env: map[string]string{"TWILL_KUBECONFIG": "k"}, want: "kube k"},
-		"in a pod":               {env: map[string]string{"KUBERNETES_SERVICE_HOST": "10.1.0.1"}, want: "kube "},
+		"context by flag":        {args: []string{"--kubeconfig", "k", "--context", "c"}, env: map[string]string{"TWILL_CONTEXT": "d"}, want: "kube k c"},
+		"context by variable":    {args: []string{"--kubeconfig", "k"}, env: map[string]string{"TWILL_CONTEXT": "d"}, want: "kube k d"},
+		"context of nothing":     {args: []string{"--context", "c"}, want: "error: --context is one of a kubeconfig, and there is none: say --kubeconfig, too"},
+		"in a pod":               {env: map[string]string{"KUBERNETES_SERVICE_HOST": "10.1.0.1"}, want: "kube"},
 		"in a pod, etcd":         {env: map[string]string{"KUBERNETES_SERVICE_HOST": "10.1.0.1"}, args: []string{"--etcd-endpoints", "http://e1:2379"}, want: "http://e1:2379"},
 		"two stores by flag": {args: []string{"--kubeconfig", "k", "--etcd-endpoints", "http://e1:2379"},
 			want: "error: --etcd-endpoints and --kubeconfig exclude each other: there is one store (flag --etcd-endpoints, flag --kubeconfig)"},
@@ -257,7 +260,7 @@ func TestConnection(t *testing.T) {
 		code := term.run(context.Background(), &out, &errOut, tt.env, append([]string{"get", "ns"}, tt.args...)...)
 		got := strings.Join(term.config.Endpoints, " ")
 		if term.kube != nil {
-			got = "kube " + term.kube.Kubeconfig
+			got = strings.TrimRight("kube "+term.kube.Kubeconfig+" "+term.kube.Context, " ")
 		}
 		if code != ExitOK {
 			got = strings.TrimSpace(errOut.String())

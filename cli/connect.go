@@ -46,7 +46,7 @@ func refused(socket string) bool {
 
 // connection is how to reach the store, as typed.
 type connection struct {
-	endpoints, lab, kubeconfig               string
+	endpoints, lab, kubeconfig, context      string
 	caFile, certFile, keyFile, user, passwdF string
 	flags                                    *pflag.FlagSet
 }
@@ -62,6 +62,7 @@ var connectionOptions = []option{
 	{"etcd-endpoints", func(c *connection) *string { return &c.endpoints }, "addresses of etcd, separated by commas: http://, https:// or unix://"},
 	{"lab", func(c *connection) *string { return &c.lab }, "name of the lab on this machine whose store to use"},
 	{"kubeconfig", func(c *connection) *string { return &c.kubeconfig }, "kubeconfig of the cluster whose API is the store; in a pod its service account"},
+	{"context", func(c *connection) *string { return &c.context }, "context of the kubeconfig, in place of its current one"},
 	{"etcd-cacert", func(c *connection) *string { return &c.caFile }, "file with the authority that signed etcd's certificate"},
 	{"etcd-cert", func(c *connection) *string { return &c.certFile }, "file with the client's certificate"},
 	{"etcd-key", func(c *connection) *string { return &c.keyFile }, "file with the client's key"},
@@ -205,11 +206,14 @@ func (s *Session) openAt(ctx context.Context, settings []Setting) (store.Store, 
 	for _, setting := range settings {
 		value[setting.Name] = setting.Value
 	}
+	if path := value["kubeconfig"]; (path == "" || path == inCluster) && s.connection.flags.Changed("context") {
+		return nil, usagef("--context is one of a kubeconfig, and there is none: say --kubeconfig, too")
+	}
 	if path := value["kubeconfig"]; path != "" {
 		if path == inCluster {
 			path = ""
 		}
-		return s.openKube(ctx, kube.Config{Kubeconfig: path})
+		return s.openKube(ctx, kube.Config{Kubeconfig: path, Context: value["context"]})
 	}
 	return s.open(ctx, etcd.Config{
 		Endpoints: strings.Split(value["etcd-endpoints"], ","),

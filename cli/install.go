@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/twill-net/twill/install"
+	"github.com/twill-net/twill/store/kube"
 )
 
 type installCommand struct {
@@ -176,7 +177,7 @@ func (s *Session) openCluster(out io.Writer) (*install.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return install.Open(path, func(line string) { fmt.Fprintln(out, printable(line)) })
+	return install.Open(kube.Config{Kubeconfig: path, Context: s.clusterContext()}, func(line string) { fmt.Fprintln(out, printable(line)) })
 }
 
 // clusterConfig finds a kubeconfig as kubectl does, but for our own flag and
@@ -195,6 +196,13 @@ func (s *Session) clusterConfig() (string, error) {
 		return "", usagef("which cluster? There is no %s: say --kubeconfig", path)
 	}
 	return path, nil
+}
+
+func (s *Session) clusterContext() string {
+	if s.connection.flags.Changed("context") {
+		return s.connection.context
+	}
+	return s.getenv("TWILL_CONTEXT")
 }
 
 // confirm asks on a terminal; elsewhere nobody would answer.

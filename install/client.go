@@ -40,8 +40,8 @@ type Cluster struct {
 
 // Open reads a kubeconfig. No request is made yet. tell is called with each thing
 // that is done.
-func Open(kubeconfig string, tell func(string)) (*Cluster, error) {
-	config, err := kube.RESTConfig(kube.Config{Kubeconfig: kubeconfig})
+func Open(cluster kube.Config, tell func(string)) (*Cluster, error) {
+	config, err := kube.RESTConfig(cluster)
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/twill-net/twill/install"
+	"github.com/twill-net/twill/store/kube"
 	"github.com/twill-net/twill/test/golden"
 	"github.com/twill-net/twill/test/testkube"
 )
@@ -28,7 +29,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	w := &world{T: t, server: testkube.Start(t)}
 	var err error
-	w.cluster, err = install.Open(w.server.Kubeconfig(), func(line string) { w.told = append(w.told, line) })
+	w.cluster, err = install.Open(kube.Config{Kubeconfig: w.server.Kubeconfig()}, func(line string) { w.told = append(w.told, line) })
 	if err != nil {
 		t.Fatal(err)
 	}

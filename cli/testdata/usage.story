@@ -85,6 +85,7 @@ Flags:
   -h, --help   help for create
 
 Global Flags:
+      --context string              context of the kubeconfig, in place of its current one (TWILL_CONTEXT)
       --etcd-cacert string          file with the authority that signed etcd's certificate (TWILL_ETCD_CACERT)
       --etcd-cert string            file with the client's certificate (TWILL_ETCD_CERT)
       --etcd-endpoints string       addresses of etcd, separated by commas: http://, https:// or unix:// (TWILL_ETCD_ENDPOINTS)
@@ -100,6 +101,7 @@ SETTING              VALUE                   FROM      WHAT IT IS
 etcd-endpoints       http://127.0.0.1:2379   default   addresses of etcd, separated by commas: http://, https:// or unix://
 lab                  <none>                  default   name of the lab on this machine whose store to use
 kubeconfig           <none>                  default   kubeconfig of the cluster whose API is the store; in a pod its service account
+context              <none>                  default   context of the kubeconfig, in place of its current one
 etcd-cacert          <none>                  default   file with the authority that signed etcd's certificate
 etcd-cert            <none>                  default   file with the client's certificate
 etcd-key             <none>                  default   file with the client's key
@@ -110,6 +112,7 @@ SETTING              VALUE                 FROM                               WH
 etcd-endpoints       https://etcd-1:2379   environment TWILL_ETCD_ENDPOINTS   addresses of etcd, separated by commas: http://, https:// or unix://
 lab                  <none>                default                            name of the lab on this machine whose store to use
 kubeconfig           <none>                default                            kubeconfig of the cluster whose API is the store; in a pod its service account
+context              <none>                default                            context of the kubeconfig, in place of its current one
 etcd-cacert          ca.pem                flag --etcd-cacert                 file with the authority that signed etcd's certificate
 etcd-cert            <none>                default                            file with the client's certificate
 etcd-key             <none>                default                            file with the client's key

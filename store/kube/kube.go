@@ -36,6 +36,8 @@ type Config struct {
 	// Kubeconfig is a file; empty: the service account of the pod that this
 	// process runs in.
 	Kubeconfig string
+	// Context is one of the kubeconfig's; empty: its current one.
+	Context string
 	// Logger gets what the store can't return as an error; nil drops it.
 	Logger *slog.Logger
 }

@@ -3,8 +3,26 @@ package kube
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
+
+// TestContext: a kubeconfig may be of several clusters.
+func TestContext(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(path, []byte(`{"clusters":[{"name":"a","cluster":{"server":"http://192.0.2.1"}},{"name":"b","cluster":{"server":"http://192.0.2.2"}}],
+		"contexts":[{"name":"a","context":{"cluster":"a"}},{"name":"b","context":{"cluster":"b"}}],"current-context":"a"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for context, want := range map[string]string{"": "http://192.0.2.1", "a": "http://192.0.2.1", "b": "http://192.0.2.2"} {
+		if c, err := RESTConfig(Config{Kubeconfig: path, Context: context}); err != nil || c.Host != want {
+			t.Errorf("context %q: %v (%v), want %s", context, c, err, want)
+		}
+	}
+	if _, err := RESTConfig(Config{Kubeconfig: path, Context: "c"}); err == nil || !strings.Contains(err.Error(), `context "c" does not exist`) {
+		t.Errorf("no such context: %v", err)
+	}
+}
 
 func TestKubeletsServer(t *testing.T) {
 	const good = `{"apiVersion":"v1","kind":"Config","current-context":"a",

@@ -28,7 +28,9 @@ const kubeletConfig = "/etc/kubernetes/kubelet.conf"
 func RESTConfig(c Config) (*rest.Config, error) {
 	config, err := rest.InClusterConfig()
 	if c.Kubeconfig != "" {
-		config, err = clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
+		config, err = clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
+			&clientcmd.ClientConfigLoadingRules{ExplicitPath: c.Kubeconfig},
+			&clientcmd.ConfigOverrides{CurrentContext: c.Context}).ClientConfig()
 	} else if server := kubeletsServer(kubeletConfig); err == nil && server != "" {
 		config.Host = server
 	}
