@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/twill-net/twill/api"
 )
@@ -54,7 +56,7 @@ type Handler struct {
 // only when the store says so, or when a later complete list lacks it. It keeps
 // keys and revisions, and no objects.
 func Follow(ctx context.Context, s Store, kind *api.Kind, h Handler) {
-	f := follower{store: s, kind: kind, handler: h, known: map[api.Key]string{}}
+	f := follower{store: s, kind: kind, handler: h, known: map[api.Key]uint64{}}
 	delay := followFirstDelay
 	for ctx.Err() == nil {
 		f.progress = false
@@ -93,12 +95,15 @@ func Pause(ctx context.Context, s Store, d time.Duration) bool {
 	return ctx.Err() == nil
 }
 
+// hashSeed is for what is known of a hundred thousand objects.
+var hashSeed = maphash.MakeSeed()
+
 type follower struct {
 	store   Store
 	kind    *api.Kind
 	handler Handler
 
-	known    map[api.Key]string // what was delivered → its resourceVersion
+	known    map[api.Key]uint64 // what was delivered → a hash of its resourceVersion; 0: deliver it again
 	revision string             // where to resume the watch; empty: list first
 	synced   bool
 	reported bool
@@ -172,7 +177,7 @@ func (f *follower) report(err error) {
 // content.
 func (f *follower) distrust() {
 	for key := range f.known {
-		f.known[key] = ""
+		f.known[key] = 0
 	}
 }
 
@@ -252,10 +257,14 @@ func (f *follower) putAll(objects []api.Object) {
 }
 
 func (f *follower) put(obj api.Object) {
-	key, version := api.KeyOf(obj), obj.GetResourceVersion()
-	if known, ok := f.known[key]; ok && version != "" && known == version {
+	key, version := api.KeyOf(obj), uint64(0)
+	if text := obj.GetResourceVersion(); text != "" {
+		version = maphash.String(hashSeed, text) | 1
+	}
+	if version != 0 && f.known[key] == version {
 		return
 	}
+	key.Namespace = unique.Make(key.Namespace).Value() // of all that are in it, one copy
 	f.known[key] = version
 	f.handler.Put(obj)
 }
