@@ -118,6 +118,9 @@ func (c *Compiler) SetEndpoint(e Endpoint) {
 			c.drop(old)
 		}
 		next.peer = c.peers.join(next, labels)
+		if first := next.peer.endpoints[0]; slices.Equal(first.ports, next.ports) {
+			next.ports = first.ports // of a deployment's pods, one copy
+		}
 		c.endpoints[next.key] = next
 		for _, a := range next.addrs {
 			c.hold(a, next)
