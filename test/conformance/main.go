@@ -39,6 +39,10 @@ var groups = map[string]group{
 		`\[Feature:(IPv6DualStack|Ingress|KubeProxy\w*|LoadBalancer|Networking-\w+|PerformanceDNS|OffByDefault)\]`},
 }
 
+// externalIP is what a test gives to a Service. Agents take none by default, since
+// whoever may make Services could take anybody's address.
+const externalIP = "203.0.113.250/32"
+
 // patience bounds each step before the tests.
 const patience = 5 * time.Minute
 
@@ -147,6 +151,9 @@ func (s *suite) install(ctx context.Context, manifests []string) error {
 	}
 	for _, args := range [][]string{
 		apply,
+		{"patch", "configmap", "-n", "kube-system", "twill-config", "--type=merge", "-p", `{"data":{"TWILL_EXTERNAL_IPS":"` + externalIP + `"}}`},
+		{"rollout", "restart", "-n", "kube-system", "daemonset/twill-agent"},
+		{"rollout", "status", "-n", "kube-system", "daemonset/twill-agent", "--timeout", patience.String()},
 		{"wait", "node", "--all", "--for=condition=Ready", "--timeout", patience.String()},
 		{"rollout", "status", "-n", "kube-system", "deployment/coredns", "--timeout", patience.String()},
 	} {
