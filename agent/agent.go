@@ -22,7 +22,6 @@ import (
 	"github.com/twill-net/twill/dataplane/healthcheck"
 	"github.com/twill-net/twill/dataplane/nft"
 	"github.com/twill-net/twill/dataplane/route"
-	"github.com/twill-net/twill/fabric"
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/ipam"
 	"github.com/twill-net/twill/plan"
@@ -31,12 +30,11 @@ import (
 
 // Agent is a node's agent. Use New and Run.
 type Agent struct {
-	config   Config
-	log      *slog.Logger
-	store    store.Store
-	health   *health.Tracker
-	metrics  *metrics
-	underlay fabric.Underlay
+	config  Config
+	log     *slog.Logger
+	store   store.Store
+	health  *health.Tracker
+	metrics *metrics
 
 	nft       *nft.Kernel
 	route     *route.Kernel
@@ -59,6 +57,7 @@ type Agent struct {
 	// The rest belongs to the loop.
 	work     chan func()
 	planner  *plan.Planner
+	underlay underlay
 	unsynced map[string]struct{} // what has to be known before anything is programmed
 	serves   bool                // Services are this agent's
 	pools    map[string]*api.IPPool
@@ -87,8 +86,8 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 	a.health.OnChange(a.publisher.nodeChanged)
 
 	var err error
-	if a.underlay, err = route.DetectUnderlay(config.NodeIPs); err != nil {
-		return nil, err
+	if a.underlay.found, err = a.detectUnderlay(); err != nil && (len(config.NodeIPs) > 0 || !a.publisher.orchestrated) {
+		return nil, err // else the kubelet will say what the node's address is
 	}
 	if a.nft, err = nft.Open(log); err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
@@ -115,7 +114,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 	if kept := a.ipam.Recovered(); kept != "" {
 		a.health.Set(health.JournalRebuilt, "", "the damaged journal is kept as "+kept)
 	}
-	a.planner.SetUnderlay(a.underlay)
+	a.planner.SetUnderlay(a.underlay.found)
 	a.planner.SetExternalIPRanges(config.ExternalIPs)
 	return a, nil
 }
@@ -221,7 +220,11 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 		case <-drift:
 			a.metrics.drift.Inc()
 			drifted = true
+			a.followUnderlay()
 		case <-sysctls.C:
+			if a.underlay.lost {
+				a.followUnderlay()
+			}
 			if !a.synced() || a.route.CheckSysctls(a.planner.Flush()) == 0 {
 				continue
 			}
