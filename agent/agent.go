@@ -53,6 +53,7 @@ type Agent struct {
 	blocksKnown   atomic.Bool // the node's blocks were compared with the store
 	tryingJournal atomic.Bool
 	allKnown      chan struct{} // closed when all intent was seen
+	planned       chan struct{} // closed when all intent was tried to be made true
 
 	// The rest belongs to the loop.
 	work     chan func()
@@ -77,7 +78,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 		work:     make(chan func(), WorkAtOnce),
 		planner:  plan.NewPlanner(config.NodeName),
 		checks:   healthcheck.New(log),
-		unsynced: map[string]struct{}{}, serves: true, allKnown: make(chan struct{}),
+		unsynced: map[string]struct{}{}, serves: true, allKnown: make(chan struct{}), planned: make(chan struct{}),
 		pools: map[string]*api.IPPool{},
 	}
 	a.metrics = newMetrics(a)
@@ -239,6 +240,7 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 		}
 		drifted = false
 		if isFirst {
+			close(a.planned)
 			go AfterFirstSync()
 		}
 		isFirst = false
