@@ -98,10 +98,11 @@ func TestKubernetesUnderLoad(t *testing.T) {
 // second, as new connections, datagrams and connections that last.
 func (k *kubernetes) underLoad(t *testing.T, client, service string, f func()) time.Duration {
 	t.Helper()
+	enter := []string{"nsenter", "--net=" + client}
 	lasting := slices.Repeat([]string{load.Stream + "://" + service}, lastingConnections)
 	stops := []func() []load.Result{
-		k.load(t, client, requestRate, load.HTTP+"://"+service, load.UDP+"://"+service),
-		k.load(t, client, lastingRate, lasting...),
+		k.LoadBy(t, lab.Node("master"), enter, requestRate, loadPatience, load.HTTP+"://"+service, load.UDP+"://"+service),
+		k.LoadBy(t, lab.Node("master"), enter, lastingRate, loadPatience, lasting...),
 	}
 	began := time.Now()
 	f()
@@ -120,10 +121,4 @@ func (k *kubernetes) underLoad(t *testing.T, client, service string, f func()) t
 		t.Errorf("%d of %d requests were lost, want none", lost, sent)
 	}
 	return took.Round(time.Second)
-}
-
-// load has a pod on the master send requests until stop is called.
-func (k *kubernetes) load(t *testing.T, client string, rate int, targets ...string) (stop func() []load.Result) {
-	t.Helper()
-	return k.LoadBy(t, lab.Node("master"), []string{"nsenter", "--net=" + client}, rate, loadPatience, targets...)
 }

@@ -144,7 +144,8 @@ func (k *kubernetes) know(node, address string) (known, unknown error) {
 func (k *kubernetes) nodeDrained() {
 	service := k.service()
 	testlab.Eventually(k.T, kubernetesPatience, func() error { _, err := k.get("master", "client", service); return err })
-	stop := k.load(k.T, k.namespaceOf("master", "client"), drainRate, load.HTTP+"://"+service, load.UDP+"://"+service)
+	client := []string{"nsenter", "--net=" + k.namespaceOf("master", "client")}
+	stop := k.LoadBy(k.T, lab.Node("master"), client, drainRate, loadPatience/2, load.HTTP+"://"+service, load.UDP+"://"+service)
 	leaving := k.endpoints("spec.nodeName=node02")
 	left := func() error {
 		for _, node := range k.Config.NodeNames() {
