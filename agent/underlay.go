@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,8 +27,9 @@ type underlay struct {
 // route. A node may be known by an address that is translated before it comes here.
 func (a *Agent) detectUnderlay() (fabric.Underlay, error) {
 	if len(a.config.NodeIPs) == 0 && len(a.underlay.told) > 0 {
-		if u, err := route.DetectUnderlay(a.underlay.told); err == nil {
-			return u, nil
+		u, err := route.DetectUnderlay(a.underlay.told)
+		if !errors.Is(err, route.ErrNoAddress) {
+			return u, err
 		}
 	}
 	return route.DetectUnderlay(a.config.NodeIPs)
