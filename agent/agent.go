@@ -22,7 +22,6 @@ import (
 	"github.com/twill-net/twill/dataplane/healthcheck"
 	"github.com/twill-net/twill/dataplane/nft"
 	"github.com/twill-net/twill/dataplane/route"
-	"github.com/twill-net/twill/fabric"
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/ipam"
 	"github.com/twill-net/twill/plan"
@@ -31,12 +30,11 @@ import (
 
 // Agent is a node's agent. Use New and Run.
 type Agent struct {
-	config   Config
-	log      *slog.Logger
-	store    store.Store
-	health   *health.Tracker
-	metrics  *metrics
-	underlay fabric.Underlay
+	config  Config
+	log     *slog.Logger
+	store   store.Store
+	health  *health.Tracker
+	metrics *metrics
 
 	nft       *nft.Kernel
 	route     *route.Kernel
@@ -55,10 +53,12 @@ type Agent struct {
 	blocksKnown   atomic.Bool // the node's blocks were compared with the store
 	tryingJournal atomic.Bool
 	allKnown      chan struct{} // closed when all intent was seen
+	planned       chan struct{} // closed when all intent was tried to be made true
 
 	// The rest belongs to the loop.
 	work     chan func()
 	planner  *plan.Planner
+	underlay underlay
 	unsynced map[string]struct{} // what has to be known before anything is programmed
 	serves   bool                // Services are this agent's
 	pools    map[string]*api.IPPool
@@ -78,7 +78,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 		work:     make(chan func(), WorkAtOnce),
 		planner:  plan.NewPlanner(config.NodeName),
 		checks:   healthcheck.New(log),
-		unsynced: map[string]struct{}{}, serves: true, allKnown: make(chan struct{}),
+		unsynced: map[string]struct{}{}, serves: true, allKnown: make(chan struct{}), planned: make(chan struct{}),
 		pools: map[string]*api.IPPool{},
 	}
 	a.metrics = newMetrics(a)
@@ -87,8 +87,8 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 	a.health.OnChange(a.publisher.nodeChanged)
 
 	var err error
-	if a.underlay, err = route.DetectUnderlay(config.NodeIPs); err != nil {
-		return nil, err
+	if a.underlay.found, err = a.detectUnderlay(); err != nil && (len(config.NodeIPs) > 0 || !a.publisher.orchestrated) {
+		return nil, err // else the kubelet will say what the node's address is
 	}
 	if a.nft, err = nft.Open(log); err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
@@ -115,7 +115,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 	if kept := a.ipam.Recovered(); kept != "" {
 		a.health.Set(health.JournalRebuilt, "", "the damaged journal is kept as "+kept)
 	}
-	a.planner.SetUnderlay(a.underlay)
+	a.planner.SetUnderlay(a.underlay.found)
 	a.planner.SetExternalIPRanges(config.ExternalIPs)
 	return a, nil
 }
@@ -221,7 +221,11 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 		case <-drift:
 			a.metrics.drift.Inc()
 			drifted = true
+			a.followUnderlay()
 		case <-sysctls.C:
+			if a.underlay.lost {
+				a.followUnderlay()
+			}
 			if !a.synced() || a.route.CheckSysctls(a.planner.Flush()) == 0 {
 				continue
 			}
@@ -236,6 +240,7 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 		}
 		drifted = false
 		if isFirst {
+			close(a.planned)
 			go AfterFirstSync()
 		}
 		isFirst = false

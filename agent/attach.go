@@ -44,6 +44,7 @@ type waiter struct {
 // kernel and its interface is up, or with everything undone.
 func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Attached, err error) {
 	defer func(start time.Time) { a.metrics.observe("ADD", start, err) }(time.Now())
+	a.awaitPlan(ctx)
 	mtu, err := a.newPodMTU()
 	if err != nil {
 		return cni.Attached{}, err
@@ -197,8 +198,16 @@ func (p *podsHere) get(key api.Key) (*api.WorkloadEndpoint, bool) {
 	return w, ok
 }
 
-// newPodMTU waits for nothing: an agent that has not seen all policies can't let
-// a pod start, and the runtime tries again.
+// awaitPlan waits a while for all policies to be in the kernel once: before, no pod
+// may start.
+func (a *Agent) awaitPlan(ctx context.Context) {
+	select {
+	case <-a.planned:
+	case <-time.After(planPatience):
+	case <-ctx.Done():
+	}
+}
+
 func (a *Agent) newPodMTU() (int, error) {
 	mtu := a.podMTU.Load()
 	if mtu == 0 {
@@ -346,6 +355,7 @@ func (a *Agent) undo(al ipam.Allocation) {
 }
 
 const (
+	planPatience = 10 * time.Second // of an ADD, for an agent that has just started
 	undoPatience = 10 * time.Second // that an ADD that failed waits for being undone
 	undoRetry    = time.Second
 )

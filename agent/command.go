@@ -31,7 +31,7 @@ func newOptions(flags *pflag.FlagSet) *options {
 	d := DefaultConfig()
 	o := &options{flags: flags, list: []*option{
 		{name: "node-name", help: "name of this node; default the host's name"},
-		{name: "node-ip", help: "this node's addresses, at most one of a family, separated by a comma; default those of the device with the default route"},
+		{name: "node-ip", help: "this node's addresses, at most one of a family, separated by a comma; default what the kubelet says, else those of the device with the default route"},
 		{name: "state-dir", value: d.StateDir, help: "directory of the journal of addresses"},
 		{name: "run-dir", value: d.RunDir, help: "directory of the CNI socket"},
 		{name: "cni-bin-dir", help: "where the container runtime looks for executables: twill-cni is put there; empty: it is not"},

@@ -84,7 +84,7 @@ func (a *Agent) put(obj api.Object) {
 		if o.Name == a.config.NodeName {
 			a.ipam.SetNode(o.Labels, a.rangesOf(o))
 			a.leavesCluster.Store(leaves(o))
-			a.publishNodeOnChange()
+			a.nodeTold(o)
 		}
 	case *api.IPAMBlock:
 		owner, _ := o.Owner()

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/fabric"
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/ipam"
 	"github.com/twill-net/twill/store"
@@ -25,10 +26,14 @@ import (
 const leaseDuration = 15 * time.Second
 
 // publishNodeOnChange brings the node's object up to date: its addresses, what
-// it receives, and what is wrong with it. It runs on the loop.
+// it receives, and what is wrong with it. Where others say what the node's address
+// is, nothing is told before they have. It runs on the loop.
 func (a *Agent) publishNodeOnChange() {
-	receives, serves := a.planner.Receives(), a.serves
-	a.publisher.publishNode(func(n *corev1.Node) { a.describeNode(n, receives, serves) })
+	if a.publisher.orchestrated && !a.underlay.known {
+		return
+	}
+	receives, serves, underlay := a.planner.Receives(), a.serves, a.underlay.found
+	a.publisher.publishNode(func(n *corev1.Node) { a.describeNode(n, receives, serves, underlay) })
 }
 
 // rangesOf are the ranges of which the pods of this node get addresses. What can't
@@ -46,13 +51,13 @@ func (a *Agent) rangesOf(n *corev1.Node) ipam.Ranges {
 	return r
 }
 
-func (a *Agent) describeNode(n *corev1.Node, receives api.Receives, serves bool) {
+func (a *Agent) describeNode(n *corev1.Node, receives api.Receives, serves bool, underlay fabric.Underlay) {
 	n.Annotations = maps.Clone(n.Annotations)
 	if n.Annotations == nil {
 		n.Annotations = map[string]string{}
 	}
 	n.Annotations[api.ReceivesAnnotation] = mustJSON(receives)
-	n.Annotations[api.UnderlayAnnotation] = mustJSON(a.underlay)
+	n.Annotations[api.UnderlayAnnotation] = mustJSON(underlay)
 	delete(n.Annotations, api.ServicesAnnotation)
 	if !serves {
 		n.Annotations[api.ServicesAnnotation] = "off"
@@ -71,7 +76,7 @@ func (a *Agent) describeNode(n *corev1.Node, receives api.Receives, serves bool)
 	n.Labels[corev1.LabelHostname] = n.Name
 	n.Status.Capacity = corev1.ResourceList{corev1.ResourceCPU: *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI)}
 	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: n.Name}}
-	for _, p := range a.underlay.Prefixes {
+	for _, p := range underlay.Prefixes {
 		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: p.Addr().String()})
 	}
 }

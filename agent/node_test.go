@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/fabric"
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/store/memory"
 )
@@ -23,7 +24,7 @@ func TestNodeSaysHowManyCPUsItHas(t *testing.T) {
 	} {
 		a := &Agent{health: &health.Tracker{}, publisher: test.publisher}
 		n := api.NodeKind.New().(*corev1.Node)
-		a.describeNode(n, nil, true)
+		a.describeNode(n, nil, true, fabric.Underlay{})
 		if got := n.Status.Capacity.Cpu().Value(); got != test.want {
 			t.Errorf("orchestrated %t: %d CPUs, want %d", test.publisher.orchestrated, got, test.want)
 		}

@@ -36,6 +36,11 @@ func (u Underlay) Addr(v6 bool) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
+// Equal says whether two are the same.
+func (u Underlay) Equal(v Underlay) bool {
+	return u.Link == v.Link && u.MTU == v.MTU && slices.Equal(u.Prefixes, v.Prefixes)
+}
+
 // Self is the node whose plan is made.
 type Self struct {
 	Name     string
@@ -178,7 +183,8 @@ func Receives(self Self, cfg Config) api.Receives {
 
 // PodMTU is the MTU of pods: what is left of the underlay's after the largest
 // overhead among the back ends that may carry the traffic of pools with these
-// modes; the cluster's preference counts for a pool without one.
+// modes; the cluster's preference counts for a pool without one. 0: there is no
+// underlay.
 func PodMTU(self Self, cfg Config, modes []api.EncapsulationMode) int {
 	if len(modes) == 0 {
 		modes = []api.EncapsulationMode{""}
@@ -191,7 +197,7 @@ func PodMTU(self Self, cfg Config, modes []api.EncapsulationMode) int {
 			}
 		}
 	}
-	return self.Underlay.MTU - overhead
+	return max(0, self.Underlay.MTU-overhead)
 }
 
 // Choose returns the path to a peer's pods of a family, for a pool with the

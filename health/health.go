@@ -27,6 +27,7 @@ const (
 	StoreUnreachable     Code = "StoreUnreachable"
 	NotSynced            Code = "NotSynced"
 	DataplaneWriteFailed Code = "DataplaneWriteFailed"
+	NodeAddressLost      Code = "NodeAddressLost"
 	NoPathToNode         Code = "NoPathToNode"
 	ObjectInvalid        Code = "ObjectInvalid"
 	ServiceNotProgrammed Code = "ServiceNotProgrammed"
@@ -50,6 +51,8 @@ var definitions = []Definition{
 		"wait; if it lasts, see StoreUnreachable and the agent's log"},
 	{DataplaneWriteFailed, "the kernel refused something that the plan asks for; the agent tries again",
 		"read the detail; `twill plan NODE` prints the whole plan"},
+	{NodeAddressLost, "no device has the node's address any more; what is programmed stays",
+		"give the device an address and the node a default route, or correct --node-ip"},
 	{NoPathToNode, "no back end can carry packets to a node",
 		"compare `twill fabric get` with what the peer receives (`twill describe node`)"},
 	{ObjectInvalid, "an object in the store can't be understood and counts as absent",

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/twill-net/twill/lab/space"
@@ -44,7 +45,15 @@ func killAll(lab string, patience time.Duration) error {
 	if err := space.KillMarked(mark(lab), patience); err != nil {
 		return err
 	}
-	return removeCgroups(groups)
+	// A process leaves its group last of all, when it is marked no more.
+	deadline := time.Now().Add(patience)
+	for {
+		err := removeCgroups(groups)
+		if !errors.Is(err, syscall.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // containerCgroups are the groups of the containers whose processes have the

@@ -78,6 +78,11 @@ func (c *Client) Enter(at Place) (out Entrance, err error) {
 // done; an agent that is started is ready then.
 func (c *Client) Control(r ControlRequest) error { return c.call("Control", r, &Nothing{}) }
 
+// Reboot takes from a node of Kubernetes what a machine loses with its power: all
+// processes, the network with all that is in it, mounts and /run. What is on disk
+// stays. It returns when the kubelet runs again.
+func (c *Client) Reboot(node string) error { return c.call("Reboot", node, &Nothing{}) }
+
 // Store opens the lab's store, which the caller closes.
 func (c *Client) Store(ctx context.Context) (store.Store, error) {
 	return etcd.Open(ctx, etcd.Config{Endpoints: []string{EtcdEndpoint(c.Config.Name)}})

@@ -51,6 +51,20 @@ type furniture struct {
 // /etc (and on nodes /opt and /var/lib) shows the host's and keeps what is
 // written for itself.
 func (f furniture) furnish() error {
+	if err := f.run(); err != nil {
+		return err
+	}
+	if err := f.directories(); err != nil {
+		return err
+	}
+	if f.kubernetes {
+		return f.furnishKubelet()
+	}
+	return space.Sysfs()
+}
+
+// run mounts a /run, with the lab's programs.
+func (f furniture) run() error {
 	opened := map[string]space.Handle{}
 	for _, name := range executables {
 		h, err := space.Open(filepath.Join(f.executables, name))
@@ -81,13 +95,7 @@ func (f furniture) furnish() error {
 			return err
 		}
 	}
-	if err := f.directories(); err != nil {
-		return err
-	}
-	if f.kubernetes {
-		return f.furnishKubelet()
-	}
-	return space.Sysfs()
+	return nil
 }
 
 // furnishKubelet gives a node what containers are made of. A runtime's layers
@@ -96,7 +104,7 @@ func (f furniture) furnishKubelet() error {
 	if err := seeCgroups(); err != nil {
 		return err
 	}
-	for _, dir := range []string{"/var/lib/containerd", kubeletDir, "/var/log", "/etc/kubernetes"} {
+	for _, dir := range []string{containerdDir, kubeletDir, "/var/log", "/etc/kubernetes"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}

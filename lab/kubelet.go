@@ -7,7 +7,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/emptypb"
 	"sigs.k8s.io/yaml"
 )
 
@@ -15,12 +19,13 @@ const (
 	containerd       = "/usr/bin/containerd"
 	runc             = "/usr/sbin/runc"
 	containerdSocket = "/run/containerd/containerd.sock"
+	containerdDir    = "/var/lib/containerd"
 	kubeletDir       = "/var/lib/kubelet"
 	pauseImage       = "registry.k8s.io/pause:3.10.1"
 )
 
-// makeKubelet gives a node a container runtime and a kubelet.
-func (k *kubernetes) makeKubelet(n *node) error {
+// configureKubelet writes what a node's container runtime and kubelet read.
+func (k *kubernetes) configureKubelet(n *node) error {
 	conf, err := k.kubeconfig(nodeToken(n.name))
 	if err != nil {
 		return err
@@ -44,6 +49,15 @@ func (k *kubernetes) makeKubelet(n *node) error {
 	if err != nil {
 		return fmt.Errorf("make %s a node of Kubernetes: %w", n.name, err)
 	}
+	return nil
+}
+
+// makeKubelet gives a node a container runtime and a kubelet. At which address the
+// node is, the kubelet finds by its name, in /etc/hosts.
+func (k *kubernetes) makeKubelet(n *node) error {
+	if err := k.configureKubelet(n); err != nil {
+		return err
+	}
 	n.runtime = &process{
 		name: "containerd of " + n.name, space: n.space, log: LogPath(k.cfg.Name, "containerd-"+n.name), env: hostEnvironment(),
 		argv: []string{containerd, "--config", "/run/containerd.toml"},
@@ -51,7 +65,7 @@ func (k *kubernetes) makeKubelet(n *node) error {
 	n.kubelet = &process{
 		name: "kubelet of " + n.name, space: n.space, log: LogPath(k.cfg.Name, "kubelet-"+n.name), env: hostEnvironment(),
 		argv: []string{filepath.Join(k.cfg.Kubernetes, "kubelet"), "--config=/run/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.conf",
-			"--node-ip=" + join(n.addresses), "--root-dir=" + kubeletDir},
+			"--root-dir=" + kubeletDir},
 	}
 	return nil
 }
@@ -89,7 +103,7 @@ func (k *kubernetes) kubeletConfiguration() map[string]any {
 }
 
 const containerdConfiguration = `version = 2
-root = "/var/lib/containerd"
+root = "` + containerdDir + `"
 state = "/run/containerd"
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs"]
 [grpc]
@@ -106,7 +120,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
 `
 
 // startKubelets starts runtimes, and kubelets when these answer; it returns when
-// all nodes are registered.
+// all nodes are registered, and have a kube-proxy if the lab does.
 func (k *kubernetes) startKubelets(ctx context.Context, nodes []*node) error {
 	for _, n := range nodes {
 		if err := n.runtime.start(); err != nil {
@@ -114,7 +128,7 @@ func (k *kubernetes) startKubelets(ctx context.Context, nodes []*node) error {
 		}
 	}
 	for _, n := range nodes {
-		if err := n.runtime.await(func() bool { return runtimeListens(n) }, kubernetesPatience); err != nil {
+		if err := n.runtime.await(func() bool { return runtimeAnswers(n) }, kubernetesPatience); err != nil {
 			return err
 		}
 		if err := n.kubelet.start(); err != nil {
@@ -126,15 +140,29 @@ func (k *kubernetes) startKubelets(ctx context.Context, nodes []*node) error {
 		if err := n.kubelet.await(registered, kubernetesPatience); err != nil {
 			return err
 		}
+		if !k.cfg.KubeProxy {
+			continue
+		}
+		if err := k.kubeProxy(n).start(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func runtimeListens(n *node) bool {
-	var c net.Conn
-	err := n.space.Do(func() (err error) { c, err = net.Dial("unix", containerdSocket); return err })
-	if err == nil {
-		c.Close()
+// runtimeAnswers asks a runtime for its version: it listens before it has found what
+// it had before it was restarted, and answers after.
+func runtimeAnswers(n *node) bool {
+	dial := func(context.Context, string) (c net.Conn, err error) {
+		err = n.space.Do(func() error { c, err = net.Dial("unix", containerdSocket); return err })
+		return c, err
 	}
-	return err == nil
+	conn, err := grpc.NewClient("passthrough:///"+n.name, grpc.WithContextDialer(dial), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return conn.Invoke(ctx, "/runtime.v1.RuntimeService/Version", &emptypb.Empty{}, &emptypb.Empty{}) == nil
 }

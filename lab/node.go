@@ -13,6 +13,7 @@ type node struct {
 	name      string
 	addresses []netip.Addr
 	space     *space.Space
+	furniture furniture
 	agent     *process
 	runtime   *process // only with Kubernetes: containerd
 	kubelet   *process // only with Kubernetes
@@ -53,18 +54,18 @@ func makeHost(cfg *Config, sw *space.Space, name string, number int, f furniture
 
 func makeNode(cfg *Config, sw *space.Space, index int) (*node, error) {
 	n := &node{name: NodeName(index), addresses: cfg.NodeAddresses(index)}
-	var err error
-	n.space, err = makeHost(cfg, sw, n.name, firstNode+index, furniture{
+	n.furniture = furniture{
 		mark: mark(cfg.Name) + "/" + n.name, executables: cfg.Executables, labDir: dir(cfg.Name), node: true, kubernetes: cfg.Kubernetes != "",
-	})
-	if err != nil {
+	}
+	var err error
+	if n.space, err = makeHost(cfg, sw, n.name, firstNode+index, n.furniture); err != nil {
 		return nil, err
 	}
 	n.agent = &process{
 		name: "agent of " + n.name, space: n.space, log: LogPath(cfg.Name, "agent-"+n.name),
 		env: hostEnvironment(),
 		argv: []string{filepath.Join(binDir, twillExecutable), "agent",
-			"--node-name", n.name, "--etcd-endpoints", cfg.etcdURL(), "--node-ip", join(n.addresses)},
+			"--node-name", n.name, "--etcd-endpoints", cfg.etcdURL()},
 	}
 	return n, nil
 }

@@ -177,15 +177,7 @@ func (s *supervisor) startKubelets(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.kubernetes.startKubelets(ctx, s.nodes); err != nil || !s.cfg.KubeProxy {
-		return err
-	}
-	for _, n := range s.nodes {
-		if err := s.kubernetes.kubeProxy(n).start(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.kubernetes.startKubelets(ctx, s.nodes)
 }
 
 func (s *supervisor) startCoreDNS(context.Context) error {

@@ -247,6 +247,7 @@ func execute(t testing.TB, stdin string, env ...string) (out []byte, failed bool
 }
 
 func TestWithoutAnAgent(t *testing.T) {
+	var wait sync.WaitGroup
 	socket := filepath.Join(t.TempDir(), "no.sock")
 	config := `{"cniVersion":"1.1.0","name":"twill","type":"twill-cni","socket":"` + socket + `"}`
 	for _, c := range []struct {
@@ -274,16 +275,17 @@ func TestWithoutAnAgent(t *testing.T) {
 				continue
 			}
 		}
-		out, failed := execute(t, c.config, "CNI_COMMAND="+c.command, "CNI_CONTAINERID=a", "CNI_NETNS=/n", "CNI_IFNAME=eth0")
-		var e client.Error
-		if err := json.Unmarshal(out, &e); err != nil || !failed {
-			t.Errorf("%s: failed %v, %v:\n%s", c.command, failed, err, out)
-			continue
-		}
-		if e.Code != c.code || !strings.Contains(e.Msg, c.say) {
-			t.Errorf("%s: code %d: %s; want %d: %s", c.command, e.Code, e.Msg, c.code, c.say)
-		}
+		wait.Go(func() { // all at once: ADD waits for an agent
+			out, failed := execute(t, c.config, "CNI_COMMAND="+c.command, "CNI_CONTAINERID=a", "CNI_NETNS=/n", "CNI_IFNAME=eth0")
+			var e client.Error
+			if err := json.Unmarshal(out, &e); err != nil || !failed {
+				t.Errorf("%s: failed %v, %v:\n%s", c.command, failed, err, out)
+			} else if e.Code != c.code || !strings.Contains(e.Msg, c.say) {
+				t.Errorf("%s: code %d: %s; want %d: %s", c.command, e.Code, e.Msg, c.code, c.say)
+			}
+		})
 	}
+	wait.Wait()
 }
 
 // "cniVersion: the value of cniVersion specified on input; supportedVersions".

@@ -33,6 +33,12 @@ const MaxMessage = 1 << 20
 // default).
 const Timeout = 60
 
+// Wait is how many seconds an ADD waits for an agent that is not there. It may have
+// ended to be replaced, or not have begun since the machine did; and where an ADD
+// fails the runtime's DEL does too, for want of an agent, after which containerd keeps
+// the pod's name for a minute.
+const Wait = 15
+
 // The commands of the CNI specification.
 const (
 	Add     = "ADD"
@@ -137,6 +143,23 @@ type Reply struct {
 	Output []byte // to be printed
 }
 
+// absent is the error where nobody listens.
+type absent struct{ syscall.Errno }
+
+func (e absent) Error() string { return "connect: " + e.Errno.Error() }
+
+// await is Call, of an agent that may be yet to come.
+func await(socket string, environment []string, config []byte) (Reply, error) {
+	const pause = 50 // milliseconds
+	for tries := Wait * 1000 / pause; ; tries-- {
+		reply, err := Call(socket, environment, config)
+		if _, isAbsent := err.(absent); !isAbsent || tries == 0 {
+			return reply, err
+		}
+		_ = syscall.Nanosleep(&syscall.Timespec{Nsec: pause * 1e6}, nil)
+	}
+}
+
 // Call asks the agent that listens at the socket.
 func Call(socket string, environment []string, config []byte) (Reply, error) {
 	fd, err := dial(socket)
@@ -178,9 +201,14 @@ func dial(socket string) (fd int, err error) {
 	}
 	if err != nil {
 		syscall.Close(fd)
-		return -1, errors.New("connect: " + err.Error())
 	}
-	return fd, nil
+	switch err {
+	case nil:
+		return fd, nil
+	case syscall.ENOENT, syscall.ECONNREFUSED:
+		return -1, absent{err.(syscall.Errno)}
+	}
+	return -1, errors.New("connect: " + err.Error())
 }
 
 // frame puts a request together.

@@ -40,7 +40,11 @@ func answer() Reply {
 	if h.socket == "" {
 		h.socket = DefaultSocket
 	}
-	reply, err := Call(h.socket, variables(), config)
+	call := Call
+	if command == Add {
+		call = await
+	}
+	reply, err := call(h.socket, variables(), config)
 	if err == nil {
 		return reply
 	}

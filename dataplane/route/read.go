@@ -47,9 +47,12 @@ func doubt[K, V, B comparable](t *plan.Table[K, V], b *belief[K, B]) {
 	}
 }
 
+// dumpTries is how often a list is read that changes meanwhile.
+const dumpTries = 5
+
 // dump asks for all objects of a kind. body is the request's fixed part.
 func (k *Kernel) dump(kind, answer uint16, body []byte, attrs ...*nl.RtAttr) ([][]byte, error) {
-	for range 5 {
+	for range dumpTries {
 		req := &nl.NetlinkRequest{
 			NlMsghdr: unix.NlMsghdr{Len: unix.SizeofNlMsghdr, Type: kind, Flags: unix.NLM_F_REQUEST | unix.NLM_F_DUMP},
 			Sockets:  k.dumping,

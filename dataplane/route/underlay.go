@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrNoAddress: no device has a node address that was asked for.
+var ErrNoAddress = errors.New("no device has the node address")
+
 // DetectUnderlay finds the device that joins this node with the others: the
 // one that holds nodeIPs, or, if there are none, the one of the default route
 // with the lowest metric, with its first global address of each family. It
@@ -22,7 +25,8 @@ func DetectUnderlay(nodeIPs []netip.Addr) (fabric.Underlay, error) {
 		return fabric.Underlay{}, fmt.Errorf("open a netlink socket: %w", err)
 	}
 	defer h.Close()
-	all, err := h.AddrList(nil, netlink.FAMILY_ALL)
+	var all []netlink.Addr
+	err = unbroken(func() error { all, err = h.AddrList(nil, netlink.FAMILY_ALL); return err })
 	if err != nil {
 		return fabric.Underlay{}, fmt.Errorf("read addresses: %w", err)
 	}
@@ -46,6 +50,16 @@ func DetectUnderlay(nodeIPs []netip.Addr) (fabric.Underlay, error) {
 	return fabric.Underlay{Link: l.Attrs().Name, Prefixes: prefixes, MTU: l.Attrs().MTU}, nil
 }
 
+// unbroken reads a list again if something changed meanwhile: it may have holes.
+func unbroken(read func() error) (err error) {
+	for range dumpTries {
+		if err = read(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return err
+}
+
 func prefixOf(n *net.IPNet) netip.Prefix {
 	addr, _ := netip.AddrFromSlice(n.IP)
 	bits, _ := n.Mask.Size()
@@ -56,7 +70,7 @@ func holderOf(nodeIPs []netip.Addr, all []netlink.Addr) (index int, prefixes []n
 	for _, ip := range nodeIPs {
 		i := slices.IndexFunc(all, func(a netlink.Addr) bool { return prefixOf(a.IPNet).Addr() == ip.Unmap() })
 		if i < 0 {
-			return 0, nil, fmt.Errorf("no device has the node address %s", ip)
+			return 0, nil, fmt.Errorf("%w %s", ErrNoAddress, ip)
 		}
 		if index != 0 && index != all[i].LinkIndex {
 			return 0, nil, fmt.Errorf("the node addresses %s and %s are on different devices", nodeIPs[0], ip)
@@ -96,15 +110,18 @@ func defaultDevice(h *netlink.Handle, all []netlink.Addr) (index int, prefixes [
 
 func defaultRoute(h *netlink.Handle, family int) (index int, err error) {
 	var best *netlink.Route
-	// A default route is listed with the destination 0.0.0.0/0 or ::/0.
-	err = h.RouteListFilteredIter(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
-		ones, _ := r.Dst.Mask.Size()
-		if ones == 0 && r.Type == unix.RTN_UNICAST && (best == nil || r.Priority < best.Priority) {
-			best = &r
-		}
-		return true
+	err = unbroken(func() error {
+		best = nil
+		// A default route is listed with the destination 0.0.0.0/0 or ::/0.
+		return h.RouteListFilteredIter(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+			ones, _ := r.Dst.Mask.Size()
+			if ones == 0 && r.Type == unix.RTN_UNICAST && (best == nil || r.Priority < best.Priority) {
+				best = &r
+			}
+			return true
+		})
 	})
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	if err != nil {
 		return 0, fmt.Errorf("read routes: %w", err)
 	}
 	switch {

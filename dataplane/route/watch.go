@@ -9,7 +9,8 @@ import (
 
 // Watch calls drift whenever something of ours was changed by others, or went
 // away with its device, or may work now after it failed; the next Apply mends
-// it. It returns nil when ctx ends. drift is called from several goroutines;
+// it. It calls drift also when a device that isn't ours gets or loses an address:
+// it may be the node's. It returns nil when ctx ends. drift is called from several goroutines;
 // it must neither block nor call Apply itself.
 func (k *Kernel) Watch(ctx context.Context, drift func()) error {
 	k.mu.Lock()
@@ -198,11 +199,13 @@ func (k *Kernel) settleAddress(at addressAt, exists bool) {
 		k.unread = k.unread || known && !exists && at.prefix.Addr().Is4()
 		return
 	}
+	if link == "" || at.prefix.Addr().IsLinkLocalUnicast() {
+		return
+	}
+	k.retry = true
 	// IPv4 routes that prefer this source are gone and IPv6 routes have lost
 	// it, of which the kernel says nothing.
-	if link != "" && !exists && !at.prefix.Addr().IsLinkLocalUnicast() {
-		k.unread = true
-	}
+	k.unread = k.unread || !exists
 }
 
 func (k *Kernel) settleForeign(n news) {

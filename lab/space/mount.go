@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -115,6 +117,36 @@ func Overlay(dir, scratch string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("mount overlay on %s: %w", dir, err)
+	}
+	return nil
+}
+
+// Unmount takes away what is mounted at dir and below, on the calling thread; who
+// uses it keeps it.
+func Unmount(dir string) error {
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount %s: %w", dir, err)
+	}
+	return nil
+}
+
+// UnmountBelow is Unmount of all that is mounted below dir, but not at it.
+func UnmountBelow(dir string) error {
+	table, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(string(table), "\n")
+	slices.Reverse(lines) // what was mounted last goes first
+	for _, line := range lines {
+		// proc_pid_mountinfo(5): id, parent, device, root, mount point
+		fields := strings.Fields(line)
+		if len(fields) < 5 || !strings.HasPrefix(fields[4], dir+"/") {
+			continue
+		}
+		if err := Unmount(fields[4]); err != nil && !errors.Is(err, unix.EINVAL) { // it went with another
+			return err
+		}
 	}
 	return nil
 }

@@ -105,6 +105,17 @@ func (s *Space) Start(cmd *exec.Cmd) error {
 	})
 }
 
+// Renew gives the Space a new network, as New does; the old one lives on as long as
+// other processes are in it.
+func (s *Space) Renew() error {
+	return s.Do(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWIPC); err != nil {
+			return fmt.Errorf("make namespaces anew: %w", err)
+		}
+		return nil
+	})
+}
+
 // Task is the directory in /proc that stands for the Space, to be given to
 // Enter; its ns/net is the network namespace. It is valid until Close.
 func (s *Space) Task() string { return s.task }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,9 +45,25 @@ func RESTConfig(c Config) (*rest.Config, error) {
 	// Of the server's answers only its errors are decoded by the library.
 	scheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	config.Wrap(lively)
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	config.ContentType = runtime.ContentTypeJSON
 	return config, nil
+}
+
+// sharing guards transports, which stores with one configuration share.
+var sharing sync.Mutex
+
+// lively has a connection tried on which nothing comes. All requests share one, and
+// none of them closes it: when the API server's machine is gone, or this node has
+// another address, the library takes 45 seconds to notice.
+func lively(rt http.RoundTripper) http.RoundTripper {
+	sharing.Lock()
+	defer sharing.Unlock()
+	if t, ok := rt.(*http.Transport); ok && t.HTTP2 == nil {
+		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: callTimeout, PingTimeout: callTimeout}
+	}
+	return rt
 }
 
 // kubeletsServer is the API server that this node's kubelet uses, if its file can be

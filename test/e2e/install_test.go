@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -27,12 +26,8 @@ const nodeState = `
 // TestInstallAndUninstall: what uninstall leaves is what install found, on each
 // node, with pods that run and with settings that were not the usual ones.
 func TestInstallAndUninstall(t *testing.T) {
-	programs := filepath.Dir(testkube.Program(t, "kubelet"))
 	testkube.Program(t, "images/nginx.tar")
-	if _, err := exec.LookPath("containerd"); err != nil {
-		t.Skip("containerd is not installed")
-	}
-	k := &kubernetes{t, testlab.Up(t, lab.Config{Nodes: 3, Kubernetes: programs})}
+	k := startKubernetes(t)
 	k.onNode("node01", `
 		nft add table inet others
 		nft add chain inet others input '{ type filter hook input priority 0; }'
@@ -112,15 +107,6 @@ func (k *kubernetes) settled(node string) (state string) {
 		return nil
 	})
 	return state
-}
-
-func (k *kubernetes) onNode(node, script string) string {
-	k.Helper()
-	out, err := k.At(k.Context(), lab.Node(node), "sh", "-c", script)
-	if err != nil {
-		k.Fatalf("%s: %s%v", node, out, err)
-	}
-	return out
 }
 
 // twill runs a command as an administrator of the cluster.

@@ -1,18 +1,13 @@
 package e2e
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
-	"os/exec"
-	"path/filepath"
-	"strings"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/twill-net/twill/lab"
 	"github.com/twill-net/twill/lab/load"
-	"github.com/twill-net/twill/test/testkube"
 	"github.com/twill-net/twill/test/testlab"
 )
 
@@ -63,8 +58,6 @@ func TestKubernetesUnderLoad(t *testing.T) {
 		t.Logf("every agent was replaced within %s", took)
 	})
 
-	t.Run("a node leaves", k.nodeLeaves)
-
 	t.Run("API server away", func(t *testing.T) {
 		k.must(k.pod("restarted", "node01", "client", "sleep", "1000000"), "apply", "-f", "-")
 		k.must("", "wait", "pod", "restarted", "--for=condition=Ready", "--timeout", kubernetesPatience.String())
@@ -99,75 +92,6 @@ func TestKubernetesUnderLoad(t *testing.T) {
 			k.must("", "wait", "pod", "--all", "--for=condition=Ready", "--timeout", kubernetesPatience.String())
 		})
 	})
-
-	t.Run("permissions", k.permissions) // of all that was done before
-}
-
-// newKubernetes is a cluster with Twill on it, all of whose nodes are ready.
-func newKubernetes(t *testing.T) *kubernetes {
-	t.Helper()
-	programs := filepath.Dir(testkube.Program(t, "kubelet"))
-	if _, err := exec.LookPath("containerd"); err != nil {
-		t.Skip("containerd is not installed")
-	}
-	k := &kubernetes{t, testlab.Up(t, lab.Config{Nodes: 3, Kubernetes: programs})}
-	k.must("", "apply", "-f", k.file("deploy/crds"), "-f", k.file("deploy/twill.yaml"))
-	k.must("", "wait", "node", "--all", "--for=condition=Ready", "--timeout", kubernetesPatience.String())
-	return k
-}
-
-// pod is a pod whose command is one of the lab's programs, or busybox's.
-func (k *kubernetes) pod(name, node, label string, command ...string) string {
-	// Programs of the lab go by the name they are called with.
-	script := fmt.Sprintf("for p in web load; do ln -s /programs/twill-lab /bin/$p; done; exec %s", strings.Join(command, " "))
-	return fmt.Sprintf(`apiVersion: v1
-kind: Pod
-metadata: {name: %s, labels: {app: %s, run: %s}}
-spec:
-  nodeName: %s
-  terminationGracePeriodSeconds: 0
-  automountServiceAccountToken: false
-  containers:
-  - {name: c, image: busybox, command: [sh, -c, %q], volumeMounts: [{name: programs, mountPath: /programs}]}
-  volumes: [{name: programs, hostPath: {path: %s}}]
-`, name, label, label, node, script, k.Config.Executables)
-}
-
-// networkOf is the file of a pod's network namespace on its node.
-func (k *kubernetes) networkOf(node, pod string) (string, error) {
-	out, err := k.At(k.Context(), lab.Node(node), "sh", "-c", "cat /var/lib/twill/ipam.journal")
-	if err != nil {
-		return "", err
-	}
-	path := ""
-	for _, line := range strings.Split(out, "\n") {
-		_, text, _ := strings.Cut(line, " ")
-		var change struct {
-			Put         []struct{ Pod, NetNS string }
-			Allocations []struct{ Pod, NetNS string }
-		}
-		if json.Unmarshal([]byte(text), &change) != nil {
-			continue
-		}
-		for _, al := range append(change.Allocations, change.Put...) {
-			if al.Pod == pod {
-				path = al.NetNS
-			}
-		}
-	}
-	if path == "" {
-		return "", fmt.Errorf("%s has no pod %s", node, pod)
-	}
-	return path, nil
-}
-
-func (k *kubernetes) namespaceOf(node, pod string) string {
-	k.Helper()
-	path, err := k.networkOf(node, pod)
-	if err != nil {
-		k.Fatal(err)
-	}
-	return path
 }
 
 // underLoad calls f while a pod on the master sends requests to a service: 1,000 a
@@ -175,10 +99,7 @@ func (k *kubernetes) namespaceOf(node, pod string) string {
 func (k *kubernetes) underLoad(t *testing.T, client, service string, f func()) time.Duration {
 	t.Helper()
 	enter := []string{"nsenter", "--net=" + client}
-	var lasting []string
-	for range lastingConnections {
-		lasting = append(lasting, load.Stream+"://"+service)
-	}
+	lasting := slices.Repeat([]string{load.Stream + "://" + service}, lastingConnections)
 	stops := []func() []load.Result{
 		k.LoadBy(t, lab.Node("master"), enter, requestRate, loadPatience, load.HTTP+"://"+service, load.UDP+"://"+service),
 		k.LoadBy(t, lab.Node("master"), enter, lastingRate, loadPatience, lasting...),

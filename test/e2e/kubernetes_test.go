@@ -1,23 +1,16 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twill-net/twill/lab"
 	"github.com/twill-net/twill/test/testkube"
 	"github.com/twill-net/twill/test/testlab"
 )
-
-// kubernetesPatience bounds each wait for Kubernetes, which takes its time where
-// other tests run.
-const kubernetesPatience = 3 * time.Minute
 
 const nginxDeployment = `apiVersion: apps/v1
 kind: Deployment
@@ -46,17 +39,8 @@ spec:
 // TestOnKubernetes installs Twill into a real cluster of three nodes, which has
 // no kube-proxy, and does the classic exercise there.
 func TestOnKubernetes(t *testing.T) {
-	programs := filepath.Dir(testkube.Program(t, "kubelet"))
 	testkube.Program(t, "images/nginx.tar")
-	if _, err := exec.LookPath("containerd"); err != nil {
-		t.Skip("containerd is not installed")
-	}
-	k := &kubernetes{t, testlab.Up(t, lab.Config{Nodes: 3, Kubernetes: programs})}
-
-	began := time.Now()
-	k.must("", "apply", "-f", k.file("deploy/crds"), "-f", k.file("deploy/twill.yaml"))
-	k.must("", "wait", "node", "--all", "--for=condition=Ready", "--timeout", kubernetesPatience.String())
-	t.Logf("all nodes are ready %s after they had no network", time.Since(began).Round(100*time.Millisecond))
+	k := newKubernetes(t)
 	k.must("", "rollout", "status", "-n", "kube-system", "daemonset/twill-agent", "--timeout", kubernetesPatience.String())
 	for _, condition := range strings.Fields(k.must("", "get", "nodes", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="NetworkUnavailable")].status}`)) {
 		if condition != "False" {
@@ -82,58 +66,6 @@ func TestOnKubernetes(t *testing.T) {
 	if err != nil || !strings.Contains(status, "nothing is wrong") {
 		t.Errorf("%s%v", status, err)
 	}
-}
-
-// kubernetes is a lab with a real cluster.
-type kubernetes struct {
-	*testing.T
-	*testlab.Lab
-}
-
-func (k *kubernetes) file(path string) string {
-	k.Helper()
-	path, err := filepath.Abs(filepath.Join("../..", path))
-	if err != nil {
-		k.Fatal(err)
-	}
-	return path
-}
-
-func (k *kubernetes) kubeconfig() string {
-	argv, err := k.Config.Kubectl(nil)
-	if err != nil {
-		k.Fatal(err)
-	}
-	return argv[len(argv)-1]
-}
-
-func (k *kubernetes) kubectl(input string, args ...string) (string, error) {
-	argv, err := k.Config.Kubectl(args)
-	if err != nil {
-		return "", err
-	}
-	ctx, cancel := context.WithTimeout(k.Context(), kubernetesPatience+time.Minute)
-	defer cancel()
-	cmd, err := k.Command(ctx, lab.Node("master"), argv...)
-	if err != nil {
-		return "", err
-	}
-	var problem strings.Builder
-	cmd.Stdin, cmd.Stderr = strings.NewReader(input), &problem
-	out, err := cmd.Output()
-	if err != nil {
-		err = fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(problem.String()))
-	}
-	return string(out), err
-}
-
-func (k *kubernetes) must(input string, args ...string) string {
-	k.Helper()
-	out, err := k.kubectl(input, args...)
-	if err != nil {
-		k.Fatal(err)
-	}
-	return out
 }
 
 // reaches runs a pod of this name that gets the page from an address, or does not.
