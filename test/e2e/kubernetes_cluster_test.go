@@ -119,12 +119,14 @@ spec:
 %s`, name, label, label, node, k.container(command, "{}"))
 }
 
-// container is the part of a pod's spec that runs a command.
+// container is the part of a pod's spec that runs a command. It may make its socket
+// buffers large, so that datagrams that wait for a processor are not lost.
 func (k *kubernetes) container(command []string, lifecycle string) string {
 	// Programs of the lab go by the name they are called with.
 	script := fmt.Sprintf("for p in web load; do ln -sf /programs/twill-lab /bin/$p; done; exec %s", strings.Join(command, " "))
 	return fmt.Sprintf(`
-  containers: [{name: c, image: busybox, command: [sh, -c, %q], lifecycle: %s, volumeMounts: [{name: programs, mountPath: /programs}]}]
+  containers: [{name: c, image: busybox, command: [sh, -c, %q], lifecycle: %s, securityContext: {capabilities: {add: [NET_ADMIN]}},
+    volumeMounts: [{name: programs, mountPath: /programs}]}]
   volumes: [{name: programs, hostPath: {path: %s}}]
 `, script, lifecycle, k.Config.Executables)
 }
