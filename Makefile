@@ -47,7 +47,7 @@ kubernetes: ## build Kubernetes' own programs, and images, into the user's cache
 conformance: VERSION := dev
 conformance: IMAGE := -arch $(shell go env GOARCH)
 conformance: build image kubernetes ## run Kubernetes' own tests of the network on a lab, in ten minutes (needs root; CONFORMANCE="-group policy" and so on)
-	@dir=$$(./hack/kubernetes e2e.test agnhost) && ./hack/as-root ./hack/kubernetes-images "$$dir" e2e-busybox e2e-agnhost && \
+	@dir=$$(./hack/kubernetes e2e.test agnhost regression-issue-74839) && ./hack/as-root ./hack/kubernetes-images "$$dir" e2e-busybox e2e-agnhost e2e-regression && \
 		./hack/as-root go run ./test/conformance -bin $(BIN) -kubernetes "$$dir" $(CONFORMANCE)
 
 .PHONY: image
