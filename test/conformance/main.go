@@ -149,14 +149,18 @@ func (s *suite) install(ctx context.Context, manifests []string) error {
 		}
 		apply = append(apply, "-f", path)
 	}
-	for _, args := range [][]string{
+	steps := [][]string{
 		apply,
 		{"patch", "configmap", "-n", "kube-system", "twill-config", "--type=merge", "-p", `{"data":{"TWILL_EXTERNAL_IPS":"` + externalIP + `"}}`},
 		{"rollout", "restart", "-n", "kube-system", "daemonset/twill-agent"},
 		{"rollout", "status", "-n", "kube-system", "daemonset/twill-agent", "--timeout", patience.String()},
 		{"wait", "node", "--all", "--for=condition=Ready", "--timeout", patience.String()},
 		{"rollout", "status", "-n", "kube-system", "deployment/coredns", "--timeout", patience.String()},
-	} {
+	}
+	for i := range s.Config.Nodes { // tests of zones want three, with two nodes each
+		steps = append(steps, []string{"label", "node", lab.NodeName(i), fmt.Sprintf("topology.kubernetes.io/zone=zone%d", i%3)})
+	}
+	for _, args := range steps {
 		argv, err := s.Config.Kubectl(args)
 		if err != nil {
 			return err
