@@ -208,6 +208,8 @@ func (a *Agent) awaitPlan(ctx context.Context) {
 	}
 }
 
+// newPodMTU is unknown until all policies were seen: before, no pod may start, and
+// the runtime tries again.
 func (a *Agent) newPodMTU() (int, error) {
 	mtu := a.podMTU.Load()
 	if mtu == 0 {

@@ -1,7 +1,6 @@
 package route_test
 
 import (
-	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -44,14 +43,7 @@ func TestConntrackMaxIsTheHosts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k, err := route.Open(slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer k.Close()
-		if err := k.KeepOriginals(file); err != nil {
-			t.Fatal(err)
-		}
+		k := openKeeping(t, file)
 		p := conntrackPlan(strconv.Itoa(connections + 1))
 		if writes, err := k.Apply(p); err != nil || writes != 1 {
 			t.Errorf("%d writes, %v", writes, err)
@@ -88,14 +80,7 @@ func TestConntrackMaxIsAMinimum(t *testing.T) {
 	write("65536")
 	testnet.New(t).Do(func() {
 		withMount(t, maximum, "/proc/sys/"+plan.ConntrackMax)
-		k, err := route.Open(slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer k.Close()
-		if err := k.KeepOriginals(originals); err != nil {
-			t.Fatal(err)
-		}
+		k := openKeeping(t, originals)
 		p := conntrackPlan("131072")
 		for _, step := range []struct{ set, want string }{{"65536", "131072"}, {"262144", "262144"}, {"1000", "131072"}} {
 			write(step.set)

@@ -13,6 +13,20 @@ import (
 	"github.com/twill-net/twill/plan"
 )
 
+// openKeeping opens the kernel of the thread's namespace; originals go into the file.
+func openKeeping(t *testing.T, file string) *route.Kernel {
+	t.Helper()
+	k, err := route.Open(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	if err := k.KeepOriginals(file); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
 // TestSysctlsGoBackToWhatTheyWere: also when an agent that came later saw only
 // the values that an earlier one had set.
 func TestSysctlsGoBackToWhatTheyWere(t *testing.T) {
@@ -28,14 +42,7 @@ func TestSysctlsGoBackToWhatTheyWere(t *testing.T) {
 			return string(b[:1])
 		}
 		for _, want := range []string{"1", "0"} {
-			k, err := route.Open(slog.New(slog.DiscardHandler))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer k.Close()
-			if err := k.KeepOriginals(file); err != nil {
-				t.Fatal(err)
-			}
+			k := openKeeping(t, file)
 			p := plan.New()
 			p.Sysctls.Set(forward, "1")
 			p.Sysctls.Set(icmp, want)
