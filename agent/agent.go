@@ -42,6 +42,7 @@ type Agent struct {
 	checks    *healthcheck.Server
 	ipam      *ipam.Allocator
 	publisher *publisher
+	progress  progress
 	detaching detachments
 	forgetter forgetter
 	podsHere  podsHere        // only where others make pods
@@ -79,7 +80,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 		planner:  plan.NewPlanner(config.NodeName),
 		checks:   healthcheck.New(log),
 		unsynced: map[string]struct{}{}, serves: true, allKnown: make(chan struct{}), planned: make(chan struct{}),
-		pools: map[string]*api.IPPool{},
+		pools: map[string]*api.IPPool{}, progress: newProgress(),
 	}
 	a.metrics = newMetrics(a)
 	a.publisher = newPublisher(s, config.NodeName, log)
@@ -308,6 +309,10 @@ func (a *Agent) apply(drifted bool) (writes int, done bool) {
 	a.health.Replace(health.DataplaneWriteFailed, errs)
 	a.reportProblems()
 	a.wakeWaiters()
+	if len(errs) == 0 {
+		a.progress.nodes.Store(int64(a.planner.Nodes()))
+		a.progress.applied()
+	}
 	return writes, len(errs) == 0 && !mended && !a.health.Has(health.PodInterfaceMissing)
 }
 

@@ -34,6 +34,9 @@ func (a *Agent) follow(ctx context.Context, kind *api.Kind) {
 		Synced: func() {
 			a.do(ctx, func() { a.known(ctx, kind.Plural) })
 		},
+		Reached: func(version uint64) {
+			a.do(ctx, func() { a.progress.received[kind] = version })
+		},
 		Restored: func() { a.restored(ctx, kind) },
 		Patient:  true,
 		Connected: func(ok bool, err error) {
@@ -64,6 +67,7 @@ func (a *Agent) known(ctx context.Context, what string) {
 // restored publishes again what only this node knows: the backup lacks what came
 // since. It is called for each kind.
 func (a *Agent) restored(ctx context.Context, kind *api.Kind) {
+	a.do(ctx, func() { a.progress.received[kind] = 0 }) // resourceVersions count on from the backup's
 	if kind != api.NodeKind {
 		return
 	}

@@ -131,10 +131,11 @@ func nodeConditions(old []corev1.NodeCondition, current []health.Condition) []co
 // renewLease tells the others, as long as ctx lasts, that the agent lives.
 func (a *Agent) renewLease(ctx context.Context) {
 	for {
+		began := time.Now()
 		if err := a.writeLease(ctx); err != nil && ctx.Err() == nil {
 			a.log.Debug("renew the lease later", "error", err)
 		}
-		if !store.Pause(ctx, a.store, leaseDuration/3) {
+		if !a.progress.pause(ctx, a.store, began) {
 			return
 		}
 	}
@@ -144,12 +145,14 @@ func (a *Agent) writeLease(ctx context.Context) error {
 	key := api.Key{Namespace: api.LeaseNamespace, Name: api.LeaseName(a.config.NodeName)}
 	seconds := int32(leaseDuration / time.Second)
 	now := metav1.NowMicro()
+	programmed := mustJSON(a.progress.now())
 	spec := coordinationv1.LeaseSpec{HolderIdentity: &a.config.NodeName, LeaseDurationSeconds: &seconds, RenewTime: &now}
 
 	got, err := a.store.Get(ctx, api.LeaseKind, key)
 	if errors.Is(err, store.ErrNotFound) {
 		lease := api.LeaseKind.New().(*coordinationv1.Lease)
 		lease.Namespace, lease.Name, lease.Spec = key.Namespace, key.Name, spec
+		lease.Annotations = map[string]string{api.ProgrammedAnnotation: programmed}
 		_, err = a.store.Create(ctx, lease)
 		return err
 	}
@@ -158,6 +161,7 @@ func (a *Agent) writeLease(ctx context.Context) error {
 	}
 	lease := got.(*coordinationv1.Lease).DeepCopy()
 	lease.Spec = spec
+	metav1.SetMetaDataAnnotation(&lease.ObjectMeta, api.ProgrammedAnnotation, programmed)
 	_, err = a.store.Update(ctx, lease)
 	return err
 }

@@ -25,6 +25,7 @@ type applyCommand struct {
 	files     []string
 	namespace string
 	dryRun    bool
+	wait      waiting
 }
 
 func newApply(s *Session) *cobra.Command {
@@ -40,9 +41,16 @@ first object is written: if anything is wrong, nothing changes.
 
 The file is the whole of what you own: labels and fields that it no longer has
 go away. What others own stays: status, addresses and node ports that were
-given, labels and annotations of kubernetes.io and twill.io.`,
+given, labels and annotations of kubernetes.io and twill.io.
+
+The command returns when the store has the objects; agents program them within
+milliseconds. With --wait it returns when every node has them in its kernel, and
+names the nodes that have not (exit code 1). Nodes without a living agent are
+not waited for: they keep the rules that they have. What controllers derive from
+an object, such as the endpoints of a Service, is not waited for either.`,
 		Example: `  twill apply -f policy.yaml
   twill apply -f manifests/ -n shop
+  twill apply -f policy.yaml --wait=10s
   twill get netpol web -o yaml | sed s/8080/8081/ | twill apply -f -`,
 		Args: cobra.NoArgs,
 		RunE: a.run,
@@ -50,6 +58,7 @@ given, labels and annotations of kubernetes.io and twill.io.`,
 	cmd.Flags().StringArrayVarP(&a.files, "filename", "f", nil, "file, directory with .yaml, .yml and .json files, or - for standard input; may be repeated")
 	cmd.Flags().StringVarP(&a.namespace, "namespace", "n", metav1.NamespaceDefault, "namespace of objects that name none")
 	cmd.Flags().BoolVar(&a.dryRun, "dry-run", false, "check everything and say what would happen, and write nothing")
+	a.wait.register(cmd, "the objects are in force")
 	return cmd
 }
 
@@ -86,10 +95,15 @@ func (a *applyCommand) run(cmd *cobra.Command, _ []string) error {
 		}
 		if a.dryRun {
 			result += " (dry run)"
+		} else {
+			a.wait.add(api.KindOf(c.desired), c.version)
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), resource(c.desired), result)
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return a.wait.await(ctx, a.Session, st, cmd.OutOrStdout())
 }
 
 // change is what is to be done with one object.
@@ -97,6 +111,7 @@ type change struct {
 	desired api.Object // as the file has it
 	stored  api.Object // nil: to be created
 	merged  api.Object // what is written
+	version uint64     // the resourceVersion that the store has after write
 }
 
 // planChanges compares the objects with the store, and lists everything that
@@ -161,15 +176,16 @@ func (c *change) result() string {
 // write writes the object; it merges again when somebody was faster.
 func (c *change) write(ctx context.Context, st store.Store) (string, error) {
 	for try := 1; ; try++ {
-		result := c.result()
+		result, now := c.result(), c.stored
 		var err error
 		switch result {
 		case "created":
-			_, err = st.Create(ctx, c.merged)
+			now, err = st.Create(ctx, c.merged)
 		case "configured":
-			_, err = st.Update(ctx, c.merged)
+			now, err = st.Update(ctx, c.merged)
 		}
 		if err == nil {
+			c.version = api.VersionOf(now)
 			return result, nil
 		}
 		overtaken := errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrNotFound)

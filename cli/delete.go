@@ -19,6 +19,8 @@ type deleteCommand struct {
 	files          []string
 	every          bool
 	ignoreNotFound bool
+	wait           waiting
+	gone           *deletions // nil: not waited for
 }
 
 func newDelete(s *Session) *cobra.Command {
@@ -39,6 +41,7 @@ It is refused while there are pods: pods come and go with their containers.`,
 	cmd.Flags().StringArrayVarP(&d.files, "filename", "f", nil, "file or directory with the objects, or - for standard input; may be repeated")
 	cmd.Flags().BoolVar(&d.every, "all", false, "all objects of the kind in the namespace")
 	cmd.Flags().BoolVar(&d.ignoreNotFound, "ignore-not-found", false, "it is no error if an object is not there")
+	d.wait.register(cmd, "the deletions are in force")
 	return cmd
 }
 
@@ -67,6 +70,11 @@ func (d *deleteCommand) run(cmd *cobra.Command, args []string) error {
 	defer st.Close()
 	objects, err := d.toDelete(ctx, st, fromFiles)
 	errs := []error{err}
+	if d.wait.timeout > 0 {
+		if d.gone, err = newDeletions(ctx, st, kindsIn(objects)); err != nil {
+			return err
+		}
+	}
 	for _, obj := range objects {
 		err := d.deleteOne(cmd, st, obj)
 		errs = append(errs, err)
@@ -74,7 +82,26 @@ func (d *deleteCommand) run(cmd *cobra.Command, args []string) error {
 			break
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil || d.gone == nil {
+		return err
+	}
+	if err := d.gone.find(ctx, st, &d.wait); err != nil {
+		return err
+	}
+	return d.wait.await(ctx, d.Session, st, cmd.OutOrStdout())
+}
+
+// kindsIn are the kinds of which a deletion of the objects deletes some.
+func kindsIn(objects []api.Object) []*api.Kind {
+	var kinds []*api.Kind
+	for _, kind := range api.Kinds() {
+		if slices.ContainsFunc(objects, func(obj api.Object) bool {
+			return api.KindOf(obj) == kind || api.KindOf(obj) == api.NamespaceKind && kind.Namespaced
+		}) {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds
 }
 
 func (d *deleteCommand) toDelete(ctx context.Context, st store.Store, fromFiles []api.Object) ([]api.Object, error) {
@@ -118,6 +145,7 @@ func (d *deleteCommand) deleteOne(cmd *cobra.Command, st store.Store, obj api.Ob
 	case err != nil:
 		return shortened("delete "+resource(obj), err)
 	}
+	d.gone.add(kind, api.KeyOf(obj))
 	_, err = fmt.Fprintln(cmd.OutOrStdout(), resource(obj), "deleted")
 	return err
 }
@@ -184,6 +212,8 @@ func (d *deleteCommand) emptyNamespace(cmd *cobra.Command, st store.Store, name 
 			obj.SetName(key.Name)
 			if err := st.Delete(ctx, kind, key, ""); err != nil && !errors.Is(err, store.ErrNotFound) {
 				return shortened("delete "+resource(obj), err)
+			} else if err == nil {
+				d.gone.add(kind, key)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), resource(obj), "deleted")
 		}

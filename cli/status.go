@@ -39,6 +39,10 @@ type nodeStatus struct {
 	Pods     int      `json:"pods"`
 	Blocks   []string `json:"blocks"`
 	MTU      int      `json:"mtu"` // of the underlay
+	// Revisions are up to which resourceVersion of each kind the node's kernel has
+	// intent; Behind are kinds of which the store has a newer object.
+	Revisions api.Programmed `json:"revisions"`
+	Behind    []string       `json:"behind"`
 }
 
 // trouble is something that is wrong, with the remedy.
@@ -62,6 +66,12 @@ func newStatus(s *Session) *cobra.Command {
 		Long: `Show the cluster on one screen: its nodes and whether their agents live, the
 fabric's order of preference, how many objects there are, and everything that
 is wrong, each with what to do about it.
+
+REVISION is the newest change in the store that the node has in its kernel;
+"(behind)" says that the store has a newer namespace, pool, service, policy or
+fabric configuration. Agents publish it within 200 ms, in clusters of more than
+40 nodes within 5 ms a node, and never later than 5 s; -o json has one for each
+kind.
 
 Exit code 1 if something is wrong.`,
 		Example: `  twill status
@@ -120,7 +130,14 @@ func readStatus(ctx context.Context, st store.Store, now time.Time) (*clusterSta
 	}
 	for _, obj := range lists[api.NodeKind] {
 		n := obj.(*corev1.Node)
-		node, wrong := statusOf(n, leases[api.LeaseName(n.Name)], now)
+		lease := leases[api.LeaseName(n.Name)]
+		node, wrong := statusOf(n, lease, now)
+		if lease != nil {
+			if p, err := api.LeaseProgrammed(lease); err == nil && p != nil {
+				node.Revisions = p
+			}
+			node.Behind = behind(node.Revisions, lists)
+		}
 		for _, w := range lists[api.WorkloadEndpointKind] {
 			if w.(*api.WorkloadEndpoint).Spec.Node == n.Name {
 				node.Pods++
@@ -147,7 +164,7 @@ func readStatus(ctx context.Context, st store.Store, now time.Time) (*clusterSta
 
 // statusOf also says what is wrong with the node's lease, if anything is.
 func statusOf(n *corev1.Node, lease *coordinationv1.Lease, now time.Time) (node nodeStatus, wrong health.Code) {
-	node = nodeStatus{Name: n.Name, Agent: "ready", Address: []string{}, Receives: []string{}, Blocks: []string{}}
+	node = nodeStatus{Name: n.Name, Address: []string{}, Receives: []string{}, Blocks: []string{}, Revisions: api.Programmed{}, Behind: []string{}}
 	for _, a := range api.NodeAddresses(n) {
 		node.Address = append(node.Address, a.String())
 	}
@@ -161,20 +178,39 @@ func statusOf(n *corev1.Node, lease *coordinationv1.Lease, now time.Time) (node 
 	if err := json.Unmarshal([]byte(n.Annotations[api.UnderlayAnnotation]), &u); err == nil {
 		node.MTU = u.MTU
 	}
+	node.Agent, wrong = agentState(lease, now)
+	return node, wrong
+}
+
+// behind lists the kinds of which the store has an object that is newer than what
+// an agent has programmed. A deletion is not seen.
+func behind(programmed api.Programmed, lists map[*api.Kind][]api.Object) []string {
+	var kinds []string
+	for _, kind := range api.Kinds() {
+		newest := uint64(0)
+		for _, obj := range lists[kind] {
+			newest = max(newest, api.VersionOf(obj))
+		}
+		if kind.WrittenByPeople() && newest > programmed.Version(kind) {
+			kinds = append(kinds, kind.Plural)
+		}
+	}
+	return kinds
+}
+
+// agentState says whether an agent is alive by its lease, and what is wrong if not.
+func agentState(lease *coordinationv1.Lease, now time.Time) (text string, wrong health.Code) {
 	if lease == nil || lease.Spec.RenewTime == nil || lease.Spec.LeaseDurationSeconds == nil {
-		node.Agent = "never seen"
-		return node, health.AgentSilent
+		return "never seen", health.AgentSilent
 	}
 	age, valid := now.Sub(lease.Spec.RenewTime.Time), time.Duration(*lease.Spec.LeaseDurationSeconds)*time.Second
 	switch {
 	case age > valid:
-		node.Agent = fmt.Sprintf("silent for %s", age.Round(time.Second))
-		return node, health.AgentSilent
+		return fmt.Sprintf("silent for %s", age.Round(time.Second)), health.AgentSilent
 	case age < -valid:
-		node.Agent = fmt.Sprintf("ahead by %s", (-age).Round(time.Second))
-		return node, health.ClockAhead
+		return fmt.Sprintf("ahead by %s", (-age).Round(time.Second)), health.ClockAhead
 	}
-	return node, ""
+	return "ready", ""
 }
 
 func troublesOf(n *corev1.Node, node nodeStatus, wrong health.Code) []trouble {
@@ -194,10 +230,21 @@ func troublesOf(n *corev1.Node, node nodeStatus, wrong health.Code) []trouble {
 	return out
 }
 
+func revisionText(n nodeStatus) string {
+	switch newest := n.Revisions.Newest(); {
+	case newest == 0:
+		return "-"
+	case len(n.Behind) > 0:
+		return fmt.Sprintf("%d (behind)", newest)
+	default:
+		return fmt.Sprint(newest)
+	}
+}
+
 func printStatus(w io.Writer, s *clusterStatus) {
-	t := table{columns: []string{"NODE", "ADDRESSES", "AGENT", "RECEIVES", "PODS", "BLOCKS", "MTU"}}
+	t := table{columns: []string{"NODE", "ADDRESSES", "AGENT", "REVISION", "RECEIVES", "PODS", "BLOCKS", "MTU"}}
 	for _, n := range s.Nodes {
-		t.add(n.Name, strings.Join(n.Address, ","), n.Agent, strings.Join(n.Receives, ","), fmt.Sprint(n.Pods),
+		t.add(n.Name, strings.Join(n.Address, ","), n.Agent, revisionText(n), strings.Join(n.Receives, ","), fmt.Sprint(n.Pods),
 			orNone(strings.Join(n.Blocks, ",")), fmt.Sprint(n.MTU))
 	}
 	t.print(w)

@@ -157,6 +157,9 @@ func (pl *Planner) DeleteLocal(hostInterface string) { pl.pods.deleteLocal(hostI
 // PodMTU is the MTU for pods of this node.
 func (pl *Planner) PodMTU() int { return pl.fabric.podMTU() }
 
+// Nodes is how many nodes the cluster has, this one included.
+func (pl *Planner) Nodes() int { return len(pl.fabric.peers) }
+
 // Receives is what the node can receive, to be published.
 func (pl *Planner) Receives() api.Receives {
 	return fabric.Receives(pl.fabric.self, pl.fabric.config)

@@ -39,6 +39,10 @@ type Handler struct {
 	Deleted func(api.Key)
 	// Synced is called once: all that the first list held has been delivered.
 	Synced func()
+	// Reached is called after each list and each event: all changes of the kind
+	// up to this resourceVersion were delivered. It falls when the store was put
+	// back from a backup, and only then.
+	Reached func(uint64)
 	// Restored tells that the store was put back from a backup, before it is
 	// listed again.
 	Restored func()
@@ -189,6 +193,7 @@ func (f *follower) list(ctx context.Context) error {
 	}
 	f.report(nil)
 	f.revision = list.Revision
+	f.reached(list.Reached)
 	if !f.synced {
 		f.synced = true
 		if f.handler.Synced != nil {
@@ -247,6 +252,13 @@ func (f *follower) apply(event Event) {
 		f.delete(api.KeyOf(event.Object))
 	}
 	f.revision = event.Revision
+	f.reached(event.Reached)
+}
+
+func (f *follower) reached(version uint64) {
+	if f.handler.Reached != nil {
+		f.handler.Reached(version)
+	}
 }
 
 func (f *follower) putAll(objects []api.Object) {

@@ -383,3 +383,29 @@ func (p *tape) check(t *testing.T, s store.Store) {
 		t.Error("synced not once")
 	}
 }
+
+// TestFollowReached: what was reached never runs ahead of what was delivered, and
+// takes in deletions, also those that only a list shows.
+func TestFollowReached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New()
+		put(t, s, "a", "1") // resourceVersion 2
+		p := &tape{}
+		h := p.handler()
+		h.Reached = func(version uint64) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.lines = append(p.lines, fmt.Sprint("reached ", version))
+		}
+		go store.Follow(t.Context(), s, api.NodeKind, h)
+		p.want(t, "connected true false", "put a 1", "reached 2", "synced", "reached 2")
+		put(t, s, "b", "1")
+		remove(t, s, "b")
+		p.want(t, "put b 1", "reached 3", "deleted b", "reached 4")
+		s.BreakWatches()
+		remove(t, s, "a")
+		s.Compact()
+		time.Sleep(time.Minute)
+		p.want(t, "deleted a", "reached 5", "reached 5")
+	})
+}

@@ -42,12 +42,16 @@ type Event struct {
 	Type     EventType
 	Object   api.Object
 	Revision string // a watch from here misses nothing that comes after this event
+	// Reached: all changes of the kind up to this resourceVersion were delivered,
+	// this event included.
+	Reached uint64
 }
 
 // List is a consistent snapshot of one kind.
 type List struct {
 	Items    []api.Object
 	Revision string // a watch from here misses nothing
+	Reached  uint64 // the newest resourceVersion of the kind's changes that the list may hold
 	// Unreadable are the objects that exist and whose stored form is no object
 	// of the kind. They are not in Items, and they are not gone either.
 	Unreadable []api.Key
@@ -56,7 +60,9 @@ type List struct {
 // Store keeps objects. Objects that go in are not kept, objects that come out
 // are the caller's, but for those of a Watch or List, which are shared and
 // must not be changed. The object's resourceVersion is the store's revision of
-// it. Revisions of lists and events are opaque. All methods may be called
+// it, a decimal number that grows with each change of the kind (of Kubernetes
+// since KEP-5504 by contract, with etcd always). Revisions of lists and events
+// are opaque. All methods may be called
 // concurrently, and none blocks for ever when the store is down: it returns
 // ErrUnavailable.
 type Store interface {

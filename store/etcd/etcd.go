@@ -238,7 +238,7 @@ func (s *Store) pages(ctx context.Context, kind *api.Kind, namespace string, tak
 		}
 		if revision == 0 {
 			revision = p.Header.Revision
-			list.Revision = positionOf(p.Header, revision, past).String()
+			list.Revision, list.Reached = positionOf(p.Header, revision, past).String(), uint64(revision)
 		}
 		more := p.More && len(p.Kvs) > 0
 		if more {

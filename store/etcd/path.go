@@ -80,6 +80,11 @@ func (p position) String() string {
 	return text
 }
 
+// event is what a watch delivers when it has got to the position.
+func (p position) event(what store.EventType, obj api.Object) store.Event {
+	return store.Event{Type: what, Object: obj, Revision: p.String(), Reached: uint64(p.revision)}
+}
+
 func parsePosition(text string) (p position, err error) {
 	parts := strings.Split(text, ".")
 	numbers := []*uint64{&p.cluster, &p.term, &p.past}

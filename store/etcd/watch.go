@@ -58,7 +58,7 @@ func (w *watch) run(from position) error {
 	if err != nil {
 		return err
 	}
-	if err := w.send(store.Event{Type: store.Bookmark, Revision: from.String()}); err != nil {
+	if err := w.send(from.event(store.Bookmark, nil)); err != nil {
 		return err
 	}
 	at := from
@@ -75,7 +75,7 @@ func (w *watch) run(from position) error {
 		at.term = r.Header.RaftTerm
 		if len(r.Events) == 0 { // etcd's sign that all up to here was sent
 			at.revision = max(at.revision, r.Header.Revision)
-			if err := w.send(store.Event{Type: store.Bookmark, Revision: at.String()}); err != nil {
+			if err := w.send(at.event(store.Bookmark, nil)); err != nil {
 				return err
 			}
 		}
@@ -182,7 +182,7 @@ func (w *watch) event(event *clientv3.Event, at position) error {
 		obj.SetNamespace(key.Namespace)
 		obj.SetName(key.Name)
 		obj.SetResourceVersion(strconv.FormatInt(kv.ModRevision, 10))
-		return w.send(store.Event{Type: store.Deleted, Object: obj, Revision: at.String()})
+		return w.send(at.event(store.Deleted, obj))
 	}
 	obj, _, err := decode(w.kind, kv)
 	if err != nil {
@@ -190,7 +190,7 @@ func (w *watch) event(event *clientv3.Event, at position) error {
 		return nil
 	}
 	w.store.rubbish.Forget(string(kv.Key))
-	return w.send(store.Event{Type: store.Put, Object: obj, Revision: at.String()})
+	return w.send(at.event(store.Put, obj))
 }
 
 func (w *watch) send(event store.Event) error {

@@ -23,6 +23,11 @@ type position struct {
 
 func (p position) String() string { return p.cluster + "." + strconv.FormatUint(p.revision, 10) }
 
+// bookmark is the event that says that a watch has got to the position.
+func (p position) bookmark() store.Event {
+	return store.Event{Type: store.Bookmark, Revision: p.String(), Reached: p.revision}
+}
+
 func parsePosition(text string) (position, error) {
 	cluster, number, _ := strings.Cut(text, ".")
 	revision, err := strconv.ParseUint(number, 10, 64)

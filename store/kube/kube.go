@@ -184,7 +184,7 @@ func (s *Store) pages(ctx context.Context, kind *api.Kind, namespace string, tak
 			if err != nil {
 				return store.List{}, fmt.Errorf("list %s: its resourceVersion %q is no number", kind.Plural, p.Metadata.ResourceVersion)
 			}
-			list.Revision = position{cluster, revision}.String()
+			list.Revision, list.Reached = position{cluster, revision}.String(), revision
 		}
 		token := p.Metadata.Continue
 		if token != "" {

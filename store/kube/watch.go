@@ -55,7 +55,7 @@ func (w *watch) run(from position) error {
 		return err
 	}
 	defer stream.Close()
-	if err := w.send(store.Event{Type: store.Bookmark, Revision: from.String()}); err != nil {
+	if err := w.send(from.bookmark()); err != nil {
 		return err
 	}
 	frames := json.NewDecoder(stream)
@@ -120,7 +120,7 @@ func (w *watch) take(f frame, at *position) error {
 		return fmt.Errorf("resourceVersion %q of an event is no number", meta.Metadata.ResourceVersion)
 	}
 	at.revision = revision
-	event := store.Event{Type: store.Bookmark, Revision: at.String()}
+	event := at.bookmark()
 	switch f.Type {
 	case apiwatch.Deleted:
 		w.store.rubbish.Forget(objectPath(w.kind, keyOf(f.Object)))

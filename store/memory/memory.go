@@ -121,7 +121,7 @@ func (s *Store) List(ctx context.Context, kind *api.Kind, namespace string) (sto
 		return store.List{}, fmt.Errorf("list %s: %w", kind.Plural, err)
 	}
 	defer s.mu.Unlock()
-	list := store.List{Revision: s.position(s.revision)}
+	list := store.List{Revision: s.position(s.revision), Reached: uint64(s.revision)}
 	sh := s.shelf(kind)
 	for key, obj := range sh.objects {
 		if namespace == "" || key.Namespace == namespace {
@@ -244,7 +244,7 @@ func (s *Store) Delete(ctx context.Context, kind *api.Kind, key api.Key, resourc
 // record makes the change the newest revision and wakes the kind's watches.
 func (s *Store) record(sh *shelf, what store.EventType, obj api.Object) {
 	s.revision++
-	sh.history = append(sh.history, change{s.revision, store.Event{Type: what, Object: obj, Revision: s.position(s.revision)}})
+	sh.history = append(sh.history, change{s.revision, store.Event{Type: what, Object: obj, Revision: s.position(s.revision), Reached: uint64(s.revision)}})
 	if excess := len(sh.history) - historyLimit; excess > historyLimit/4 {
 		sh.forget(sh.history[excess-1].revision)
 	}

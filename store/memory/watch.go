@@ -27,7 +27,7 @@ func (s *Store) watch(ctx context.Context, kind *api.Kind, revision string, ch c
 	broken := s.broken
 	s.mu.Unlock()
 
-	pending := []store.Event{{Type: store.Bookmark, Revision: revision}}
+	pending := []store.Event{{Type: store.Bookmark, Revision: revision, Reached: uint64(cursor)}}
 	for first := true; ; first = false {
 		changes, written, err := s.changesAfter(kind, epoch, cursor)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -33,7 +34,14 @@ func testWatch(t *testing.T, server Server) {
 	remove(t, other, api.NetworkPolicyKind, api.Key{Namespace: "a", Name: "one"})
 	create(t, other, policy("b", "two"))
 	gone := w.want("deleted a/one")
-	w.want("put b/two")
+	two := w.want("put b/two")
+	wantReached(t, list(t, s, api.NetworkPolicyKind, "").Reached, two)
+	for _, e := range []store.Event{event, changed, gone, two} {
+		wantReached(t, e.Reached, e)
+	}
+	if gone.Reached <= changed.Reached || two.Reached <= gone.Reached {
+		t.Errorf("changed at %d, deleted at %d, the next created at %d: not in this order", changed.Reached, gone.Reached, two.Reached)
+	}
 	w.stop()
 	if err := w.end(); err != nil {
 		t.Errorf("ended by its context: %v", err)
@@ -50,6 +58,15 @@ func testWatch(t *testing.T, server Server) {
 		if err := watch(t, s, api.NetworkPolicyKind, revision).end(); err == nil {
 			t.Errorf("a watch from %q ended without an error", revision)
 		}
+	}
+}
+
+// wantReached checks that a list or an event says that an event is delivered.
+func wantReached(t *testing.T, reached uint64, e store.Event) {
+	t.Helper()
+	version, err := strconv.ParseUint(e.Object.GetResourceVersion(), 10, 64)
+	if err != nil || reached < version {
+		t.Errorf("reached %d, though %s has resourceVersion %s", reached, api.KeyOf(e.Object), e.Object.GetResourceVersion())
 	}
 }
 
