@@ -40,7 +40,7 @@ type servicePlanner struct {
 	rivals map[frontendKey]map[owner]struct{}
 	lost   map[owner][]frontendKey
 
-	chains     map[balanceChain]*chainUse
+	balancers  map[balancer]*balancerUse
 	clusterIPs holders[netip.Addr]
 
 	healthChecks *units[uint16, HealthCheck]
@@ -96,7 +96,7 @@ func newServicePlanner(p *Plan, nodeName string) *servicePlanner {
 		dirty: map[owner]struct{}{}, faults: map[owner][]string{},
 		placed: map[frontendKey]*placement{}, held: map[owner][]frontendKey{},
 		rivals: map[frontendKey]map[owner]struct{}{}, lost: map[owner][]frontendKey{},
-		chains: map[balanceChain]*chainUse{}, clusterIPs: holders[netip.Addr]{},
+		balancers: map[balancer]*balancerUse{}, clusterIPs: holders[netip.Addr]{},
 		healthChecks: newUnits(p.HealthChecks),
 	}
 }

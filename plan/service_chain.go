@@ -1,9 +1,7 @@
 package plan
 
 import (
-	"fmt"
 	"net/netip"
-	"time"
 
 	"github.com/twill-net/twill/service"
 )
@@ -21,12 +19,6 @@ const (
 	chainServicesRefuse     = "services-refuse"
 )
 
-// clearMarkHooks are where the mark is taken back with which session affinity
-// chose a backend: translation ends its chain, so that can't be done there, and
-// after it routing looks at the mark. Each packet would pay for these hooks, so
-// they are there only while some front end has affinity.
-var clearMarkHooks = []string{"prerouting", "output"}
-
 var refuseVerdict = string(Goto(chainServicesRefuse))
 
 // serviceNames are the sets and maps of one family. A front end is the
@@ -41,7 +33,6 @@ type serviceNames struct {
 
 	all, local listNames // the backends of inside and outside; without policy Local, all
 
-	affinity   string // front end . client → backend identifier; filled by rules
 	affine     string // front ends with affinity
 	keepSource string // front ends whose backends shall see the client's address
 	clusterIPs string
@@ -68,9 +59,9 @@ func namesWithSuffix(suffix string) *serviceNames {
 	return &serviceNames{
 		services: "svc" + suffix, ranges: "svc-ranges" + suffix, ranged: "svc-ranged" + suffix,
 		inside: "svc-inside" + suffix, outside: "svc-outside" + suffix, none: "svc-none" + suffix,
-		all:      listNames{"ep" + suffix, "ep-slots" + suffix},
-		local:    listNames{"ep-local" + suffix, "ep-local-slots" + suffix},
-		affinity: "affinity" + suffix, affine: "svc-affine" + suffix, keepSource: "svc-keep-source" + suffix,
+		all:    listNames{"ep" + suffix, "ep-slots" + suffix},
+		local:  listNames{"ep-local" + suffix, "ep-local-slots" + suffix},
+		affine: "svc-affine" + suffix, keepSource: "svc-keep-source" + suffix,
 		clusterIPs: "cluster-ips" + suffix, localPods: "local-pods" + suffix, hairpin: "hairpin" + suffix,
 		localVerdict: string(Goto("services-local" + suffix)), rangesVerdict: string(Goto("services-ranges" + suffix)),
 	}
@@ -121,6 +112,7 @@ func planServiceChains(p *Plan) {
 	p.Chains.Set(chainServicesReject, Chain{Rules: reject})
 	p.Chains.Set(chainServicesRefuse, Chain{Rules: []Rule{R(Reject{})}})
 	planServiceMasquerade(p, false)
+	planTranslate(p)
 }
 
 // planServiceMasquerade asks for the chain of what was translated. If Services are
@@ -163,126 +155,9 @@ func planServiceSets(p *Plan, addr Type, n *serviceNames) {
 		p.Sets.Set(l.slots, Set{Key: with(Mark), Value: []Type{Mark}})
 	}
 	p.Sets.Set(n.ranges, Set{Key: with(addr), Interval: true})
-	p.Sets.Set(n.affinity, Set{Key: with(addr), Value: []Type{Mark}, Dynamic: true, Timeout: defaultAffinity})
 	p.Sets.Set(n.affine, Set{Key: frontend})
 	p.Sets.Set(n.keepSource, Set{Key: frontend})
 	p.Sets.Set(n.clusterIPs, Set{Key: []Type{addr}})
 	p.Sets.Set(n.localPods, Set{Key: []Type{addr}})
 	p.Sets.Set(n.hairpin, Set{Key: []Type{addr, addr}})
-}
-
-// defaultAffinity is for entries without a timeout of their own; the rules
-// always give one.
-const defaultAffinity = 3 * time.Hour
-
-// balanceChain identifies the chain that balances over a list of one length.
-// It is there while some front end has such a list.
-type balanceChain struct {
-	is4, local bool
-	list
-}
-
-type chainUse struct {
-	uses    int
-	verdict string
-}
-
-func (s *servicePlanner) holdChain(c balanceChain) {
-	if c.n == 0 {
-		return
-	}
-	use := s.chains[c]
-	if use == nil {
-		use = &chainUse{verdict: string(Goto(c.name()))}
-		s.chains[c] = use
-		s.plan.Chains.Set(c.name(), c.chain())
-		s.planClearMark()
-	}
-	use.uses++
-}
-
-func (s *servicePlanner) planClearMark() {
-	needed := false
-	for c := range s.chains {
-		needed = needed || c.affinity > 0
-	}
-	for _, hook := range clearMarkHooks {
-		name := "clear-mark-" + hook
-		if needed {
-			s.plan.Chains.Set(name, Chain{Hook: hook, Type: "filter", Priority: priorityDNAT + 1, Rules: clearMarkRules()})
-		} else {
-			s.plan.Chains.Delete(name)
-		}
-	}
-}
-
-func clearMarkRules() (rules []Rule) {
-	for _, f := range families {
-		affine, origDst := serviceNames4.affine, OrigDstIP4
-		if f.number == 6 {
-			affine, origDst = serviceNames6.affine, OrigDstIP6
-		}
-		for _, protocol := range []uint8{service.TCP, service.UDP, service.SCTP} {
-			rules = append(rules, R(CtState{"new"}, CtStatusDNAT{}, Proto(protocol),
-				InSet{Fields: Concat{origDst, L4Proto, OrigDstPort}, Set: affine}, ClearMark{}))
-		}
-	}
-	return rules
-}
-
-func (s *servicePlanner) releaseChain(c balanceChain) {
-	if c.n == 0 {
-		return
-	}
-	use := s.chains[c]
-	if use.uses--; use.uses == 0 {
-		delete(s.chains, c)
-		s.plan.Chains.Delete(c.name())
-		s.planClearMark()
-	}
-}
-
-func (c balanceChain) name() string {
-	name, suffix := "lb", "4"
-	if c.local {
-		name = "lb-local"
-	}
-	if !c.is4 {
-		suffix = "6"
-	}
-	name = fmt.Sprintf("%s%s-%d", name, suffix, c.n)
-	if c.affinity > 0 {
-		name += fmt.Sprintf("-%ds", int(c.affinity.Seconds()))
-	}
-	return name
-}
-
-func (c balanceChain) chain() Chain {
-	f, names := families[0], serviceNames4
-	if !c.is4 {
-		f, names = families[1], serviceNames6
-	}
-	l := names.all
-	if c.local {
-		l = names.local
-	}
-	frontend := Concat{f.dst, L4Proto, DstPort}
-	with := func(last Field) Concat { return append(frontend[:3:3], last) }
-	random := with(RandomMod(c.n))
-	if c.affinity == 0 {
-		return Chain{Rules: []Rule{R(DNAT{f.number, random, l.backends})}}
-	}
-	client := with(f.src)
-	draw := R(SetMark{random, l.slots})
-	remember := R(UpdateMap{client, names.affinity, c.affinity})
-	translate := R(DNAT{f.number, with(PacketMark), l.backends})
-	return Chain{Rules: []Rule{
-		draw.WithComment("the backend, if the client has none yet"),
-		R(SetMark{client, names.affinity}),
-		remember, translate,
-		// Here the backend that was remembered is no longer in the list. An
-		// update would leave the entry's data as it is.
-		R(DeleteFromMap{client, names.affinity}).WithComment("the backend is gone: choose again"),
-		draw, remember, translate,
-	}}
 }

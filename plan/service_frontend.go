@@ -37,7 +37,7 @@ type placement struct {
 // list is how many backends a list has in the tables, and how they are chosen.
 type list struct {
 	n        int
-	affinity time.Duration
+	affinity affinity
 }
 
 // claim orders those who want one front end: addresses of the cluster's own
@@ -158,8 +158,9 @@ func (s *servicePlanner) write(k frontendKey, f *service.Frontend, now *placemen
 	}
 	comment := s.elementComment(now.owner, f.PortName)
 
-	all := s.writeList(listKey{names.all, k.addr.Is4(), false}, key, &now.backends, f.Backends, f.Affinity)
-	local := s.writeList(listKey{names.local, k.addr.Is4(), true}, key, &now.local, f.LocalBackends, f.Affinity)
+	affinity := s.affinityOf(now.owner, k.protocol, f)
+	all := s.writeList(listKey{names.all, k.addr.Is4(), false}, key, &now.backends, f.Backends, affinity)
+	local := s.writeList(listKey{names.local, k.addr.Is4(), true}, key, &now.local, f.LocalBackends, affinity)
 
 	entry := all
 	if f.Local && entry != "" {
@@ -206,20 +207,21 @@ func (s *servicePlanner) row(set, key string, e Element, want bool) {
 
 // writeList brings the rows of a list of backends in line and returns the
 // verdict that balances over it; none if the list is empty.
-func (s *servicePlanner) writeList(l listKey, key string, now *list, backends []netip.AddrPort, affinity time.Duration) (verdict string) {
-	old, want := *now, list{len(backends), affinity}
+func (s *servicePlanner) writeList(l listKey, key string, now *list, backends []netip.AddrPort, a affinity) (verdict string) {
+	old, want := *now, list{len(backends), a}
 	if want.n == 0 {
-		want.affinity = 0
+		want.affinity = affinity{}
 	}
+	wasAffine, isAffine := old.affinity != affinity{}, want.affinity != affinity{}
 	var stale []string // keys by identifier
-	if old.affinity > 0 {
+	if wasAffine {
 		for i := range old.n {
 			if e, ok := s.plan.Elements.Get(ElementKey{l.slots, key + KeyOf(uint32(i))}); ok {
 				stale = append(stale, e.Value)
 			}
 		}
 	}
-	ids := backendIDs(backends, want.affinity > 0)
+	ids := backendIDs(backends, isAffine)
 	for i, b := range backends {
 		choice := KeyOf(uint32(i))
 		if ids != nil {
@@ -234,22 +236,26 @@ func (s *servicePlanner) writeList(l listKey, key string, now *list, backends []
 		s.plan.Elements.Delete(ElementKey{l.backends, key + id})
 	}
 	from := want.n
-	if old.affinity > 0 != (want.affinity > 0) {
+	if wasAffine != isAffine {
 		from = 0
 	}
 	for i := from; i < old.n; i++ {
 		set := l.backends
-		if old.affinity > 0 {
+		if wasAffine {
 			set = l.slots
 		}
 		s.plan.Elements.Delete(ElementKey{set, key + KeyOf(uint32(i))})
 	}
 	if old != want {
-		s.holdChain(balanceChain{l.is4, l.local, want})
-		s.releaseChain(balanceChain{l.is4, l.local, old})
+		for _, b := range l.balancers(want) {
+			s.hold(b)
+		}
+		for _, b := range l.balancers(old) {
+			s.release(b)
+		}
 		*now = want
 	}
-	if use := s.chains[balanceChain{l.is4, l.local, want}]; use != nil {
+	if use := s.balancers[balancer{balanceChain, l.is4, l.local, want}]; use != nil {
 		verdict = use.verdict
 	}
 	return verdict

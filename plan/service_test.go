@@ -179,7 +179,7 @@ func TestServicesEndUpTheSameInAnyOrder(t *testing.T) {
 		if diff := cmp.Diff(planned(newServices()), planned(detoured)); diff != "" {
 			t.Fatalf("seed %d, after all is deleted (-empty +left):\n%s", seed, diff)
 		}
-		if n := len(detoured.placed) + len(detoured.held) + len(detoured.rivals) + len(detoured.lost) + len(detoured.chains) +
+		if n := len(detoured.placed) + len(detoured.held) + len(detoured.rivals) + len(detoured.lost) + len(detoured.balancers) +
 			len(detoured.clusterIPs) + len(detoured.slices) + len(detoured.sliceOf) + len(detoured.pods) + len(detoured.faults); n != 0 {
 			t.Fatalf("seed %d: the planner still remembers %d things", seed, n)
 		}
@@ -285,6 +285,54 @@ func TestHostPortsOnLoopbackOfIPv6AreRefused(t *testing.T) {
 	s.flush()
 	if p := s.problems(); len(p) != 1 || !strings.Contains(p[0].Detail, "host port 8000 on ::1") {
 		t.Errorf("problems %v", p)
+	}
+}
+
+// TestAffinityAddsOneMap: a Service port with affinity has a map of its own, which
+// outlives a change of the timeout and of the endpoints. Other Services have none.
+func TestAffinityAddsOneMap(t *testing.T) {
+	s := newServices()
+	put := func(i int, timeout int32, endpoints int) (sets, chains []string) {
+		svc := numbered(i, nil)
+		if timeout > 0 {
+			svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+			svc.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &timeout}}
+		}
+		svc.Spec.Ports[0].NodePort = 30080
+		s.setService(svc)
+		s.setEndpointSlice(sliceOf(i, "a", 0, endpoints))
+		s.flush()
+		sets, chains = slices.Sorted(s.plan.Sets.Dirty()), slices.Sorted(s.plan.Chains.Dirty())
+		for _, name := range sets {
+			s.plan.Sets.MarkClean(name)
+		}
+		for _, name := range chains {
+			s.plan.Chains.MarkClean(name)
+		}
+		return sets, chains
+	}
+	put(1, 0, 2)
+	put(2, 10, 2)
+	const hash = "e0d5388afb5d1758" // of default/s0:http/tcp
+	for _, c := range []struct {
+		name                 string
+		service, endpoints   int
+		timeout              int32
+		wantSets, wantChains []string
+	}{
+		{"a Service without affinity", 3, 2, 0, nil, nil},
+		{"one with affinity", 0, 2, 10, []string{"affinity4-" + hash}, []string{"affine4-" + hash + "-2-10s"}},
+		{"another timeout", 0, 2, 20, nil, []string{"affine4-" + hash + "-2-10s", "affine4-" + hash + "-2-20s"}},
+		{"another endpoint", 0, 3, 20, nil, []string{"affine4-" + hash + "-2-20s", "affine4-" + hash + "-3-20s", "draw4-3"}},
+		{"affinity ends", 0, 2, 0, []string{"affinity4-" + hash}, []string{"affine4-" + hash + "-3-20s", "draw4-3"}},
+	} {
+		gotSets, gotChains := put(c.service, c.timeout, c.endpoints)
+		if diff := cmp.Diff(c.wantSets, gotSets); diff != "" {
+			t.Errorf("%s: sets that change (-want +got):\n%s", c.name, diff)
+		}
+		if diff := cmp.Diff(c.wantChains, gotChains); diff != "" {
+			t.Errorf("%s: chains that change (-want +got):\n%s", c.name, diff)
+		}
 	}
 }
 

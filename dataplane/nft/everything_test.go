@@ -129,7 +129,7 @@ func everything() *plan.Plan {
 // printed are lines of what nft 1.0.6 prints for everything, in any order.
 const printed = `
 type ipv4_addr . inet_proto . inet_service . ipv4_addr : mark
-size 262144
+size 65535
 flags dynamic,timeout
 timeout 3h
 comment "pods that may"

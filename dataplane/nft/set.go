@@ -19,9 +19,11 @@ const (
 	// verdictData is the data type of verdict maps, NFT_DATA_VERDICT.
 	verdictData = 0xffffff00
 
-	// dynamicSize bounds a set that packets fill: some 30 MB at worst, twice
-	// the connections that a node's conntrack table usually holds.
-	dynamicSize = 1 << 18
+	// dynamicSize is the kernel's own bound of a set that packets fill
+	// (nft_dynset_init), some 8 MB at worst. It is compared with and never asked
+	// for: the kernel would allocate buckets for that many entries at once, 2 MB
+	// and 9 ms for each set.
+	dynamicSize = 1<<16 - 1
 
 	// maxData is the longest key or value, NFT_DATA_VALUE_MAXLEN.
 	maxData = 64
@@ -178,12 +180,8 @@ func (d definition) message(name string, id uint32) message {
 	return message{unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, a}
 }
 
-// description tells the kernel the fields of a range set's key, and a dynamic
-// set's size.
+// description tells the kernel the fields of a range set's key.
 func (d definition) description() (desc attributes) {
-	if d.size != 0 {
-		desc = desc.u32(unix.NFTA_SET_DESC_SIZE, d.size)
-	}
 	if !d.concat() {
 		return desc
 	}
@@ -217,6 +215,9 @@ func parseDefinition(a attributes) (name string, d definition) {
 		case unix.NFTA_SET_USERDATA:
 			d.comment = parseComment(v, userdata.NFTNL_UDATA_SET_COMMENT)
 		}
+	}
+	if d.dynamic() && d.size == 0 {
+		d.size = dynamicSize // the kernel sets it once a rule uses the set
 	}
 	d.keyLen, d.dataLen = min(d.keyLen, maxData), min(d.dataLen, maxData)
 	if d.verdicts() {
