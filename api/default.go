@@ -147,6 +147,9 @@ func defaultFabric(s *FabricConfigurationSpec) {
 	if len(s.Preference) == 0 {
 		s.Preference = Backends()
 	}
+	if s.EgressToOwnNode == "" {
+		s.EgressToOwnNode = EnforceEgressToOwnNode
+	}
 	if s.VXLAN == nil {
 		s.VXLAN = &VXLANConfiguration{}
 	}

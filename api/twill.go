@@ -28,7 +28,19 @@ type FabricConfigurationSpec struct {
 	Preference []string `json:"preference,omitempty"`
 	// VXLAN holds the settings of the vxlan back end; all nodes need the same.
 	VXLAN *VXLANConfiguration `json:"vxlan,omitempty"`
+	// EgressToOwnNode says whether the egress policies of a pod hold for
+	// connections to the node that the pod runs on: Enforce (default) or Allow.
+	EgressToOwnNode EgressToOwnNode `json:"egressToOwnNode,omitempty"`
 }
+
+// EgressToOwnNode is a way to treat connections of pods to their own node.
+type EgressToOwnNode string
+
+// The ways to treat connections of pods to their own node.
+const (
+	EnforceEgressToOwnNode EgressToOwnNode = "Enforce" // as those to any other address
+	AllowEgressToOwnNode   EgressToOwnNode = "Allow"   // no egress policy keeps a pod from its node
+)
 
 // VXLANConfiguration holds the cluster-wide settings of the vxlan back end.
 type VXLANConfiguration struct {

@@ -30,5 +30,9 @@ func validateFabricConfiguration(f *FabricConfiguration) field.ErrorList {
 		}
 		errs = append(errs, invalid(path.Child("vxlan", "port"), v.Port, validation.IsValidPortNum(v.Port))...)
 	}
+	ways := []EgressToOwnNode{EnforceEgressToOwnNode, AllowEgressToOwnNode}
+	if w := f.Spec.EgressToOwnNode; w != "" && !slices.Contains(ways, w) {
+		errs = append(errs, field.NotSupported(path.Child("egressToOwnNode"), w, ways))
+	}
 	return errs
 }

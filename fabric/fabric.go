@@ -69,6 +69,8 @@ type Config struct {
 	Preference []string
 	VNI        int
 	Port       int
+	// EgressToOwnNode is Enforce or Allow.
+	EgressToOwnNode api.EgressToOwnNode
 }
 
 // DefaultPreference is the order of preference where none is configured: it
@@ -77,12 +79,15 @@ var DefaultPreference = api.Backends()
 
 // ConfigFrom applies defaults; nil means all defaults.
 func ConfigFrom(f *api.FabricConfiguration) Config {
-	c := Config{Preference: DefaultPreference, VNI: api.DefaultVNI, Port: api.DefaultVXLANPort}
+	c := Config{Preference: DefaultPreference, VNI: api.DefaultVNI, Port: api.DefaultVXLANPort, EgressToOwnNode: api.EnforceEgressToOwnNode}
 	if f == nil {
 		return c
 	}
 	if len(f.Spec.Preference) > 0 {
 		c.Preference = f.Spec.Preference
+	}
+	if w := f.Spec.EgressToOwnNode; w != "" {
+		c.EgressToOwnNode = w
 	}
 	if v := f.Spec.VXLAN; v != nil {
 		if v.VNI != 0 {

@@ -67,7 +67,7 @@ func planBase(p *Plan) {
 		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy of local pods"),
 		R(Dispatch{Concat{OutInterface}, "to-pod"}).WithComment("ingress policy of local pods"),
 	)})
-	planNodeChains(p, nil)
+	planNodeChains(p, nil, false)
 
 	postrouting := []Rule{R(CtStatusDNAT{}, Jump("services-masquerade"))}
 	for _, f := range families {
@@ -94,8 +94,9 @@ var (
 
 // planNodeChains asks for the chains of what comes to the node itself or from
 // it. tunnels are the ports on which it receives tunnels: they are compared with
-// and not looked up, which each packet of a tunnel would pay for.
-func planNodeChains(p *Plan, tunnels []uint16) {
+// and not looked up, which each packet of a tunnel would pay for. open: egress
+// policy does not hold for the pod's own node.
+func planNodeChains(p *Plan, tunnels []uint16, open bool) {
 	input := []Rule{R(CtState{"established", "related"}, Accept)}
 	output := []Rule{R(CtState{"established", "related"}, Accept)}
 	for _, port := range tunnels {
@@ -108,13 +109,16 @@ func planNodeChains(p *Plan, tunnels []uint16) {
 		input = append(input, R(Proto(udp), ToPort(port), Counter{}, Drop).WithComment("only nodes may use the tunnel"))
 		output = append(output, R(Proto(udp), ToPort(port), Accept))
 	}
-	p.Chains.Set("input", Chain{Hook: "input", Type: "filter", Priority: priorityFilter, Rules: append(input,
+	input = append(input,
 		R(Jump("services-reject")),
 		R(fromPod, NeighbourDiscovery{}, Accept),
 		spoofed,
 		R(fromPod, InPrefix{Field: DstIP4, Prefix: loopback4}, Counter{}, Drop).WithComment("the node's loopback is its own"),
-		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy holds for the pod's own node too"),
-	)})
+	)
+	if !open {
+		input = append(input, R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy holds for the pod's own node too"))
+	}
+	p.Chains.Set("input", Chain{Hook: "input", Type: "filter", Priority: priorityFilter, Rules: input})
 	// No policy in output: a node reaches its own pods, for probes.
 	p.Chains.Set("output", Chain{Hook: "output", Type: "filter", Priority: priorityFilter,
 		Rules: append(output, R(Jump("services-reject")))})

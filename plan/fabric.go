@@ -43,6 +43,7 @@ type fabricPlanner struct {
 
 	tunnels            []uint16 // ports on which the node receives tunnels
 	planned, untracked []uint16 // those that chains were planned for
+	nodeOpen           bool     // the input chain was planned without egress policy
 
 	deviceUnits
 	elements *units[ElementKey, Element]
@@ -206,9 +207,10 @@ func (f *fabricPlanner) planSelf() {
 // planTunnels plans the chains that know tunnels by their ports. Their packets
 // are untracked while the node sends such itself.
 func (f *fabricPlanner) planTunnels() {
-	if !slices.Equal(f.planned, f.tunnels) {
-		f.planned = f.tunnels
-		planNodeChains(f.plan, f.planned)
+	open := f.config.EgressToOwnNode == api.AllowEgressToOwnNode
+	if !slices.Equal(f.planned, f.tunnels) || f.nodeOpen != open {
+		f.planned, f.nodeOpen = f.tunnels, open
+		planNodeChains(f.plan, f.planned, open)
 	}
 	var sent []uint16
 	if f.plan.FDB.Len() > 0 {

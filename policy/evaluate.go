@@ -28,6 +28,11 @@ type Connection struct {
 
 	// FromOwnNode says that the peer is the node that the pod runs on.
 	FromOwnNode bool
+	// ToOwnNode says that the peer is the node that the pod runs on, and that the
+	// cluster is configured to let pods reach their own node whatever their egress
+	// policy. Without that, egress policy holds for it: the API excepts the pod's
+	// node from ingress policy only.
+	ToOwnNode bool
 }
 
 // Verdict is an answer with its reason.
@@ -62,6 +67,10 @@ func Evaluate(s State, c Connection) Verdict {
 	// "Traffic is allowed [...] if the traffic source is the pod's local node"
 	if c.Direction == Ingress && c.FromOwnNode {
 		v.Allowed, v.Reason = true, "allowed: the peer is the pod's own node"
+		return v
+	}
+	if c.Direction == Egress && c.ToOwnNode {
+		v.Allowed, v.Reason = true, "allowed: the peer is the pod's own node, for which egress policy does not hold here (egressToOwnNode is Allow)"
 		return v
 	}
 	pod, known := s.Endpoints[c.Pod]

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/fabric"
 	"github.com/twill-net/twill/policy"
 	"github.com/twill-net/twill/service"
 )
@@ -179,7 +180,11 @@ func (s *Snapshot) way(r *Report, proto uint8, at string, to netip.AddrPort, see
 		if at != "" && at != r.From.Node {
 			peer, port = r.Address, r.Port
 		}
-		w.Egress = s.decide(policy.Connection{Direction: policy.Egress, Pod: *r.From.Pod, Peer: peer, Protocol: proto, Port: port})
+		// Of a connection that another node translates, the pod's node knows where
+		// it goes at first.
+		first := s.byAddress(peer)
+		toOwnNode := first.About == "node" && first.Node == r.From.Node && fabric.ConfigFrom(s.fabric).EgressToOwnNode == api.AllowEgressToOwnNode
+		w.Egress = s.decide(policy.Connection{Direction: policy.Egress, Pod: *r.From.Pod, Peer: peer, Protocol: proto, Port: port, ToOwnNode: toOwnNode})
 		if !w.Egress.Allowed {
 			w.Allowed, w.Reason = false, w.Egress.Reason
 		}

@@ -39,9 +39,11 @@ var rules = map[string]limits{
 	"FabricConfiguration.spec":              {Default: object{}},
 	"FabricConfiguration.spec.preference":   {Default: api.Backends(), MaxItems: length(16)},
 	"FabricConfiguration.spec.preference[]": {Enum: anys(api.Backends())},
-	"FabricConfiguration.spec.vxlan":        {Default: object{}},
-	"FabricConfiguration.spec.vxlan.vni":    {Default: api.DefaultVNI, Minimum: length(1), Maximum: length(1<<24 - 1)},
-	"FabricConfiguration.spec.vxlan.port":   {Default: api.DefaultVXLANPort, Minimum: length(1), Maximum: length(1<<16 - 1)},
+	"FabricConfiguration.spec.egressToOwnNode": {Default: api.EnforceEgressToOwnNode,
+		Enum: []any{api.EnforceEgressToOwnNode, api.AllowEgressToOwnNode}},
+	"FabricConfiguration.spec.vxlan":      {Default: object{}},
+	"FabricConfiguration.spec.vxlan.vni":  {Default: api.DefaultVNI, Minimum: length(1), Maximum: length(1<<24 - 1)},
+	"FabricConfiguration.spec.vxlan.port": {Default: api.DefaultVXLANPort, Minimum: length(1), Maximum: length(1<<16 - 1)},
 }
 
 // sets are lists that hold nothing twice.
