@@ -39,7 +39,7 @@ type serviceNames struct {
 	localPods  string // addresses of pods on this node
 	hairpin    string // the same, as pairs of twice the same
 
-	localVerdict, rangesVerdict string
+	localVerdict, rangesVerdict, rangesRefuseVerdict string
 }
 
 // listNames are the maps of one kind of lists of backends.
@@ -64,6 +64,7 @@ func namesWithSuffix(suffix string) *serviceNames {
 		affine: "svc-affine" + suffix, keepSource: "svc-keep-source" + suffix,
 		clusterIPs: "cluster-ips" + suffix, localPods: "local-pods" + suffix, hairpin: "hairpin" + suffix,
 		localVerdict: string(Goto("services-local" + suffix)), rangesVerdict: string(Goto("services-ranges" + suffix)),
+		rangesRefuseVerdict: string(Goto("services-ranges-refuse" + suffix)),
 	}
 }
 
@@ -93,6 +94,10 @@ func planServiceChains(p *Plan) {
 		p.Chains.Set("services-ranges"+f.suffix, Chain{Rules: []Rule{
 			R(InSet{Fields: append(frontend[:3:3], f.src), Set: n.ranges}, Dispatch{frontend, n.ranged}).
 				WithComment("source ranges of load balancers"),
+		}})
+		p.Chains.Set("services-ranges-refuse"+f.suffix, Chain{Rules: []Rule{
+			R(InSet{Fields: append(frontend[:3:3], f.src), Set: n.ranges}, Goto(chainServicesRefuse)),
+			R(Drop).WithComment("not in the source ranges"),
 		}})
 		// Clients on this node count as having come from outside through the
 		// load balancer, which would have chosen a node that has endpoints.

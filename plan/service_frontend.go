@@ -178,7 +178,10 @@ func (s *servicePlanner) write(k frontendKey, f *service.Frontend, now *placemen
 
 	refused := exists && (restricted || all == "" || f.Local && local == "")
 	verdict := string(Drop)
-	if f.Refusal == service.Reject {
+	switch {
+	case f.Refusal == service.Reject && restricted:
+		verdict = names.rangesRefuseVerdict
+	case f.Refusal == service.Reject:
 		verdict = refuseVerdict
 	}
 	s.row(names.none, key, Element{Verdict: verdict, Comment: comment}, refused)

@@ -352,6 +352,18 @@ func TestPacketsLoadBalancerSourceRanges(t *testing.T) {
 			if _, _, err := s.ask(s.outside, "tcp", s.family.nodeOutside, 30080); err != nil {
 				t.Errorf("%s: the node port: %v, want it open to all", c.meaning, err)
 			}
+
+			// Without endpoints the ranges hold as well: a stranger does not learn
+			// that there is a service.
+			s.planner.Put(webSlice(nil))
+			s.apply()
+			for _, network := range []string{"tcp", "udp"} {
+				_, _, err := s.askPatiently(s.outside, network, s.family.elsewhere, 80, time.Second)
+				if c.let && err != syscall.ECONNREFUSED || !c.let && err != errTimeout {
+					t.Errorf("%s, %s, no endpoints: %v", c.meaning, network, err)
+				}
+			}
+			s.planner.Put(webSlice(s.family.pod[:]))
 		}
 	})
 }

@@ -70,10 +70,16 @@ type Frontend struct {
 	LocalBackends []netip.AddrPort // sorted
 
 	Affinity time.Duration // a client stays with its endpoint for so long; 0: not at all
-	// SourceRanges are the clients that are let in; nil: all.
+	// SourceRanges are the clients that are let in; nil: all. Packets of other
+	// clients are dropped.
 	SourceRanges []netip.Prefix
-	// Refusal is for clients whose list is empty or who are not let in.
+	// Refusal is for clients that are let in and whose list is empty.
 	Refusal Refusal
+}
+
+// LetsIn says whether the front end's source ranges let a client in.
+func (f *Frontend) LetsIn(client netip.Addr) bool {
+	return f.SourceRanges == nil || slices.ContainsFunc(f.SourceRanges, func(p netip.Prefix) bool { return p.Contains(client) })
 }
 
 // Frontends returns the Service's front ends on the node, and why some that it

@@ -138,7 +138,8 @@ func (s *Snapshot) translate(r *Report, proto uint8, at string, key api.Key, f s
 	// sure to be there too.
 	keeps := inside || f.Local
 	r.Service = &Translation{Service: key.String(), Class: f.Class.String(), Node: at, KeepsSource: keeps}
-	if len(backends) == 0 {
+	letIn := f.LetsIn(r.Source)
+	if len(backends) == 0 || !letIn {
 		// What another node refuses has to pass the pod's own policy first.
 		if r.From.Pod != nil && !inside {
 			if w := s.way(r, proto, "", netip.AddrPortFrom(r.Address, r.Port), r.Source); !w.Allowed {
@@ -148,7 +149,10 @@ func (s *Snapshot) translate(r *Report, proto uint8, at string, key api.Key, f s
 			}
 		}
 		r.Verdict, r.Sentence = Rejected, fmt.Sprintf("rejected: service %s has no endpoints", key)
-		if f.Refusal == service.Drop {
+		switch {
+		case !letIn:
+			r.Verdict, r.Sentence = Dropped, fmt.Sprintf("dropped: loadBalancerSourceRanges of service %s do not contain %s", key, r.Source)
+		case f.Refusal == service.Drop:
 			r.Verdict, r.Sentence = Dropped, fmt.Sprintf("dropped: service %s has no endpoint on node %s, and its traffic policy is Local", key, at)
 		}
 		return

@@ -108,6 +108,12 @@ kind: Service
 metadata: {name: void, namespace: policy-demo}
 spec: {type: NodePort, clusterIP: 10.1.0.8, clusterIPs: [10.1.0.8], ports: [{port: 80, protocol: TCP, nodePort: 30082}]}
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: fenced, namespace: policy-demo}
+spec: {type: LoadBalancer, loadBalancerSourceRanges: [172.16.10.200/32], clusterIP: 10.1.0.9, clusterIPs: [10.1.0.9], ports: [{port: 80, protocol: TCP}]}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.50}]}}
+---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: other-stays, namespace: policy-demo}
@@ -165,6 +171,8 @@ func TestTrace(t *testing.T) {
 		{"nobody's node port of another node", near, "access", "node/master", 30082, Rejected, nil},
 		{"nobody's node port, which policy forbids", near, "other", "node/master", 30082, Denied, nil},
 		{"nobody's node port of the own node, before policy", near, "other", "node/node01", 30082, Rejected, nil},
+		{"a load balancer without endpoints", near, "172.16.10.200", "192.0.2.50", 80, Rejected, nil},
+		{"a load balancer, outside its source ranges", near, "172.16.10.201", "192.0.2.50", 80, Dropped, []string{"loadBalancerSourceRanges of service policy-demo/fenced do not contain 172.16.10.201"}},
 		{"a node's own pod, but by another node's port", guarded, "node/node01", "node/master", 30080, Denied, nil},
 		{"out of the cluster", guarded, "access", "192.0.2.1", 443, Allowed, []string{"own routes"}},
 	} {
