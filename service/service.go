@@ -97,7 +97,7 @@ func (s *Service) parseAddresses(svc *corev1.Service) {
 		clusterIPs = []string{svc.Spec.ClusterIP}
 	}
 	s.ClusterIPs = s.parseAddrs("clusterIPs", clusterIPs)
-	s.ExternalIPs = s.parseAddrs("externalIPs", svc.Spec.ExternalIPs)
+	s.ExternalIPs = s.ofFamilies("externalIPs", s.parseAddrs("externalIPs", svc.Spec.ExternalIPs))
 	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return
 	}
@@ -109,7 +109,7 @@ func (s *Service) parseAddresses(svc *corev1.Service) {
 			ingress = append(ingress, in.IP)
 		}
 	}
-	s.LoadBalancerIPs = s.parseAddrs("status.loadBalancer.ingress", ingress)
+	s.LoadBalancerIPs = s.ofFamilies("status.loadBalancer.ingress", s.parseAddrs("status.loadBalancer.ingress", ingress))
 	for _, text := range svc.Spec.LoadBalancerSourceRanges {
 		// The Kubernetes API tolerates blanks and leading zeros here.
 		if _, n, err := netutils.ParseCIDRSloppy(strings.TrimSpace(text)); err == nil {
@@ -123,6 +123,19 @@ func (s *Service) parseAddresses(svc *corev1.Service) {
 			s.SourceRanges = append(s.SourceRanges, netip.Prefix{})
 		}
 	}
+}
+
+// ofFamilies returns those addresses whose family the Service has. An address of
+// another family has no endpoints by right, and may belong to another host.
+func (s *Service) ofFamilies(field string, addrs []netip.Addr) (out []netip.Addr) {
+	for _, a := range addrs {
+		if s.hasFamily(a.Is4()) {
+			out = append(out, a)
+			continue
+		}
+		s.problem("%s: the service has no cluster IP of the family of %s; add the family to ipFamilies, or remove the address", field, a)
+	}
+	return out
 }
 
 func (s *Service) parsePolicies(svc *corev1.Service) {

@@ -277,6 +277,21 @@ func TestFrontends(t *testing.T) {
 			local:    Local{Node: "here", ExternalIPs: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}},
 			want:     []string{"ClusterIP 10.1.0.10:80/tcp → [] else reject", "ExternalIP 203.0.113.7:80/tcp → [] else reject"},
 			problems: []string{"externalIPs 198.51.100.7: not in a range that is allowed for external IPs; remove them or allow the range (twill agent --external-ips)"}},
+		{name: "addresses of a family that the Service lacks", svc: newService(func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.ExternalIPs = corev1.ServiceTypeLoadBalancer, []string{"2001:db8:e::60"}
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.2"}, {IP: "2001:db8:e::61"}}
+		}),
+			local: Local{Node: "here", ExternalIPs: []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")}},
+			slices: []*discoveryv1.EndpointSlice{func() *discoveryv1.EndpointSlice {
+				es := newSlice("b", at("fd00::2", "here"))
+				es.AddressType = discoveryv1.AddressTypeIPv6
+				return es
+			}()},
+			want: []string{"ClusterIP 10.1.0.10:80/tcp → [] else reject", "LoadBalancer 198.51.100.2:80/tcp → [] else reject"},
+			problems: []string{
+				"externalIPs: the service has no cluster IP of the family of 2001:db8:e::60; add the family to ipFamilies, or remove the address",
+				"status.loadBalancer.ingress: the service has no cluster IP of the family of 2001:db8:e::61; add the family to ipFamilies, or remove the address",
+			}},
 		{name: "leading zeros are decimal", svc: newService(func(s *corev1.Service) { s.Spec.ClusterIPs = []string{"010.001.000.010"} }),
 			want: []string{"ClusterIP 10.1.0.10:80/tcp → [] else reject"}},
 		{name: "what is not done is said", svc: newService(func(s *corev1.Service) {
