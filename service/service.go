@@ -19,7 +19,7 @@ import (
 	"github.com/twill-net/twill/api"
 )
 
-// Labels that hand a Service over to somebody else.
+// Labels that leave a Service or an EndpointSlice to another program.
 const (
 	labelProxyName = "service.kubernetes.io/service-proxy-name"
 	labelHeadless  = corev1.IsHeadlessService
@@ -69,10 +69,8 @@ func Parse(svc *corev1.Service) *Service {
 	if svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == "" || svc.Spec.ClusterIP == corev1.ClusterIPNone {
 		return nil
 	}
-	for _, label := range []string{labelProxyName, labelHeadless} {
-		if _, ok := svc.Labels[label]; ok {
-			return nil
-		}
+	if leftToOthers(svc.Labels) {
+		return nil
 	}
 	s := &Service{Key: api.KeyOf(svc), Created: svc.CreationTimestamp.Time}
 	s.parseAddresses(svc)
@@ -89,6 +87,14 @@ func Parse(svc *corev1.Service) *Service {
 		s.HealthCheckPort = uint16(n)
 	}
 	return s
+}
+
+// leftToOthers says whether a Service or EndpointSlice has a label, of whatever
+// value, by which another program serves it.
+func leftToOthers(labels map[string]string) bool {
+	_, proxy := labels[labelProxyName]
+	_, headless := labels[labelHeadless]
+	return proxy || headless
 }
 
 func (s *Service) parseAddresses(svc *corev1.Service) {

@@ -191,6 +191,17 @@ func TestFrontends(t *testing.T) {
 		{name: "none ready: those that serve while they terminate", svc: newService(),
 			slices: []*discoveryv1.EndpointSlice{newSlice("a", at("10.0.0.2", "here", "gone"), at("10.0.0.3", "here", "down"), at("10.0.0.4", "here", "terminating"))},
 			want:   []string{"ClusterIP 10.1.0.10:80/tcp → [10.0.0.4:8080] else drop"}},
+		{name: "slices that another program serves", svc: newService(),
+			slices: []*discoveryv1.EndpointSlice{newSlice("a", at("10.0.0.2", "here")), func() *discoveryv1.EndpointSlice {
+				es := newSlice("b", at("10.0.0.3", "here"))
+				es.Labels["service.kubernetes.io/headless"] = ""
+				return es
+			}(), func() *discoveryv1.EndpointSlice {
+				es := newSlice("c", at("10.0.0.4", "here"))
+				es.Labels["service.kubernetes.io/service-proxy-name"] = "other"
+				return es
+			}()},
+			want: []string{"ClusterIP 10.1.0.10:80/tcp → [10.0.0.2:8080] else drop"}},
 		{name: "dual stack", svc: newService(nodePort, func(s *corev1.Service) { s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, "fd10::a") }),
 			slices: []*discoveryv1.EndpointSlice{newSlice("a", at("10.0.0.2", "here")), func() *discoveryv1.EndpointSlice {
 				es := newSlice("b", at("fd00::2", "here"))

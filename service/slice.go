@@ -41,12 +41,13 @@ func (h *hints) compare(o *hints) int {
 }
 
 // ParseSlice takes from an EndpointSlice what balancing needs. It returns nil
-// for one that belongs to no Service or holds no addresses. The EndpointSlice is
+// for one that belongs to no Service, holds no addresses, or is labelled as a
+// headless Service's or another proxy's, as kube-proxy does. The EndpointSlice is
 // not kept. Entries that can't be understood are left out: they are written by
 // controllers, and the other endpoints serve.
 func ParseSlice(es *discoveryv1.EndpointSlice) *Slice {
 	name := es.Labels[discoveryv1.LabelServiceName]
-	if name == "" || es.AddressType == discoveryv1.AddressTypeFQDN {
+	if name == "" || es.AddressType == discoveryv1.AddressTypeFQDN || leftToOthers(es.Labels) {
 		return nil
 	}
 	s := &Slice{Key: api.KeyOf(es), Service: api.Key{Namespace: es.Namespace, Name: strings.Clone(name)}}
