@@ -87,8 +87,11 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 
 	a.health.OnChange(a.publisher.nodeChanged)
 
-	var err error
-	if a.underlay.found, err = a.detectUnderlay(); err != nil && (len(config.NodeIPs) > 0 || !a.publisher.orchestrated) {
+	host, err := route.ReadHost()
+	if err != nil {
+		return nil, err
+	}
+	if a.underlay.found, err = a.detectUnderlay(host); err != nil && (len(config.NodeIPs) > 0 || !a.publisher.orchestrated) {
 		return nil, err // else the kubelet will say what the node's address is
 	}
 	if a.nft, err = nft.Open(log); err != nil {
@@ -117,6 +120,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 		a.health.Set(health.JournalRebuilt, "", "the damaged journal is kept as "+kept)
 	}
 	a.planner.SetUnderlay(a.underlay.found)
+	a.reserve(host)
 	a.planner.SetExternalIPRanges(config.ExternalIPs)
 	return a, nil
 }
@@ -318,7 +322,7 @@ func (a *Agent) apply(drifted bool) (writes int, done bool) {
 
 // reportProblems turns what the plan can't honour into conditions.
 func (a *Agent) reportProblems() {
-	byCode := map[health.Code]map[string]string{health.ObjectInvalid: {}, health.NoPathToNode: {}, health.ServiceNotProgrammed: {}}
+	byCode := map[health.Code]map[string]string{health.ObjectInvalid: {}, health.NoPathToNode: {}, health.PoolOverlap: {}, health.ServiceNotProgrammed: {}}
 	for _, problem := range a.planner.Problems() {
 		code := health.Code(problem.Code)
 		if byCode[code] == nil {

@@ -58,6 +58,7 @@ func (a *Agent) known(ctx context.Context, what string) {
 	delete(a.unsynced, what)
 	if a.synced() {
 		close(a.allKnown)
+		a.followUnderlay() // the addresses of the store are known now
 		a.health.Clear(health.NotSynced, "")
 		a.log.Info("in step with the store", "node", a.config.NodeName)
 		go a.confirmBlocks(ctx)

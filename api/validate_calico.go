@@ -1,11 +1,13 @@
 package api
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -108,6 +110,70 @@ func ValidatePools(pools []*IPPool) map[int]field.ErrorList {
 		errs[b.index] = append(errs[b.index], field.Invalid(path, b.String(), "overlaps IPPool "+pools[a.index].Name+" ("+a.String()+")"))
 		if a.Bits() <= b.Bits() {
 			sorted[i] = a // the wider one may contain the next, too
+		}
+	}
+	return errs
+}
+
+// NodePrefixes lists what a node says of the addresses that must stay reachable:
+// those of its status, and the networks that they are part of by its
+// UnderlayAnnotation. Text that can't be understood is left out.
+func NodePrefixes(n *corev1.Node) []netip.Prefix {
+	var out []netip.Prefix
+	for _, a := range n.Status.Addresses {
+		ip, err := netip.ParseAddr(a.Address)
+		if err == nil && ip.Zone() == "" {
+			out = append(out, netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen()))
+		}
+	}
+	var underlay struct {
+		Prefixes []netip.Prefix `json:"prefixes"`
+	}
+	if json.Unmarshal([]byte(n.Annotations[UnderlayAnnotation]), &underlay) == nil {
+		for _, p := range underlay.Prefixes {
+			out = append(out, p.Masked())
+		}
+	}
+	return out
+}
+
+// ValidatePool lists what of the nodes and Services overlaps a pool: a block of the
+// pool would be routed over the addresses of nodes, and pods would have addresses of
+// Services. Each node and Service is named once, and no more than five of them.
+func ValidatePool(p *IPPool, nodes []*corev1.Node, services []*corev1.Service) field.ErrorList {
+	pool, err := netip.ParsePrefix(p.Spec.CIDR)
+	if err != nil {
+		return nil // Validate tells
+	}
+	const most = 5
+	var errs field.ErrorList
+	refuse := func(what string) bool {
+		errs = append(errs, field.Invalid(field.NewPath("spec", "cidr"), p.Spec.CIDR, "overlaps "+what+": choose a range that is not in use"))
+		return len(errs) < most
+	}
+	for _, n := range nodes {
+		for _, used := range NodePrefixes(n) {
+			if !pool.Overlaps(used) {
+				continue
+			}
+			what := fmt.Sprintf("the address %s of node %s", used.Addr(), n.Name)
+			if !used.IsSingleIP() {
+				what = fmt.Sprintf("%s, the network of node %s", used, n.Name)
+			}
+			if !refuse(what) {
+				return errs
+			}
+			break
+		}
+	}
+	for _, s := range services {
+		for _, text := range s.Spec.ClusterIPs {
+			if ip, err := netip.ParseAddr(text); err == nil && pool.Contains(ip) {
+				if !refuse(fmt.Sprintf("the cluster IP %s of Service %s/%s", ip, s.Namespace, s.Name)) {
+					return errs
+				}
+				break
+			}
 		}
 	}
 	return errs

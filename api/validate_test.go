@@ -76,6 +76,42 @@ func TestValidatePools(t *testing.T) {
 	}
 }
 
+func TestValidatePool(t *testing.T) {
+	near := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "near", Annotations: map[string]string{
+		UnderlayAnnotation: `{"link":"eth0","prefixes":["172.16.10.11/24","fd00:16::11/64"],"mtu":1500}`,
+	}}}
+	near.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "near"}, {Type: corev1.NodeInternalIP, Address: "172.16.10.11"}}
+	far := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "far", Annotations: map[string]string{UnderlayAnnotation: "{"}}}
+	far.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "198.51.100.7"}, {Type: corev1.NodeExternalIP, Address: "203.0.113.7"}}
+	web := service(func(*corev1.ServiceSpec) {})
+	headless := service(func(s *corev1.ServiceSpec) { s.ClusterIP, s.ClusterIPs = "None", []string{"None"} })
+	for cidr, want := range map[string]string{
+		"10.244.0.0/16":   "",
+		"fd00:244::/56":   "",
+		"not one":         "",
+		"172.16.10.0/24":  "overlaps the address 172.16.10.11 of node near",
+		"172.16.10.64/26": "overlaps 172.16.10.0/24, the network of node near",
+		"172.16.0.0/16":   "overlaps the address 172.16.10.11 of node near",
+		"fd00:16::/80":    "overlaps fd00:16::/64, the network of node near",
+		"198.51.100.0/28": "overlaps the address 198.51.100.7 of node far",
+		"203.0.113.0/28":  "overlaps the address 203.0.113.7 of node far",
+		"10.1.0.0/24":     "overlaps the cluster IP 10.1.0.1 of Service default/web",
+		"fd00::/112":      "overlaps the cluster IP fd00::1 of Service default/web",
+	} {
+		errs := ValidatePool(&IPPool{Spec: IPPoolSpec{CIDR: cidr}}, []*corev1.Node{near, far}, []*corev1.Service{web, headless})
+		got := ""
+		if len(errs) > 0 {
+			got = errs[0].Detail
+		}
+		if want != "" {
+			want += ": choose a range that is not in use"
+		}
+		if got != want || len(errs) > 1 {
+			t.Errorf("%s: %v, want %q", cidr, errs, want)
+		}
+	}
+}
+
 func TestValidateUnknownType(t *testing.T) {
 	var errs field.ErrorList = Validate(&corev1.Pod{})
 	if len(errs) != 1 {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -138,6 +139,11 @@ func planChanges(ctx context.Context, st store.Store, objects []api.Object) ([]*
 	if err != nil {
 		return nil, err
 	}
+	used, err := poolsInUse(ctx, st, changes)
+	errs = append(errs, used...)
+	if err != nil {
+		return nil, err
+	}
 	return changes, errors.Join(errs...)
 }
 
@@ -249,6 +255,45 @@ func poolOverlaps(ctx context.Context, st store.Store, objects []api.Object) ([]
 	var errs []error
 	for i, p := range pools[:own] {
 		for _, e := range overlaps[i] {
+			errs = append(errs, fmt.Errorf("%s: %w", resource(p), e))
+		}
+	}
+	return errs, nil
+}
+
+// poolsInUse lists new pools that overlap addresses of nodes or Services, of the
+// store or among the objects. A pool that is stored already may be changed, such as
+// to disable it: its range can't.
+func poolsInUse(ctx context.Context, st store.Store, changes []*change) ([]error, error) {
+	var pools []*api.IPPool
+	var nodes []*corev1.Node
+	var services []*corev1.Service
+	for _, c := range changes {
+		switch o := c.desired.(type) {
+		case *api.IPPool:
+			if c.stored == nil {
+				pools = append(pools, o)
+			}
+		case *corev1.Node:
+			nodes = append(nodes, o)
+		case *corev1.Service:
+			services = append(services, o)
+		}
+	}
+	if len(pools) == 0 {
+		return nil, nil
+	}
+	storedNodes, err := listOf[*corev1.Node](ctx, st, api.NodeKind, "")
+	if err != nil {
+		return nil, err
+	}
+	storedServices, err := listOf[*corev1.Service](ctx, st, api.ServiceKind, "")
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, p := range pools {
+		for _, e := range api.ValidatePool(p, append(storedNodes, nodes...), append(storedServices, services...)) {
 			errs = append(errs, fmt.Errorf("%s: %w", resource(p), e))
 		}
 	}

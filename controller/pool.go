@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/netip"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/store"
 )
@@ -52,10 +54,34 @@ func (r *reconciler) tryPools(ctx context.Context) error {
 		if errs := api.Validate(pool); len(errs) > 0 {
 			return errs.ToAggregate()
 		}
+		if err := r.inUse(ctx, pool); err != nil {
+			return err
+		}
 		if _, err := r.store.Create(ctx, pool); err != nil {
 			return err
 		}
 		r.log.Info("made a pool of pod addresses", "pool", pool.Name, "cidr", prefix)
 	}
 	return nil
+}
+
+// inUse is why a range can't be that of pods: nodes or Services are in it.
+func (r *reconciler) inUse(ctx context.Context, pool *api.IPPool) error {
+	var nodes []*corev1.Node
+	var services []*corev1.Service
+	for _, kind := range []*api.Kind{api.NodeKind, api.ServiceKind} {
+		list, err := r.store.List(ctx, kind, "")
+		if err != nil {
+			return err
+		}
+		for _, obj := range list.Items {
+			switch o := obj.(type) {
+			case *corev1.Node:
+				nodes = append(nodes, o)
+			case *corev1.Service:
+				services = append(services, o)
+			}
+		}
+	}
+	return api.ValidatePool(pool, nodes, services).ToAggregate()
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/twill-net/twill/api"
@@ -40,6 +41,14 @@ func TestFirstPools(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.control(single)
 		c.wantPools()
+	})
+	inCluster(t, func(c *cluster) {
+		node := api.NodeKind.New().(*corev1.Node)
+		node.Name = "n"
+		node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.244.3.4"}}
+		c.create(node)
+		c.control(config)
+		c.wantPools() // neither: the first would cut the node off
 	})
 	inCluster(t, func(c *cluster) {
 		c.SetDown(true)

@@ -29,6 +29,7 @@ const (
 	DataplaneWriteFailed Code = "DataplaneWriteFailed"
 	NodeAddressLost      Code = "NodeAddressLost"
 	NoPathToNode         Code = "NoPathToNode"
+	PoolOverlap          Code = "PoolOverlap"
 	ObjectInvalid        Code = "ObjectInvalid"
 	ServiceNotProgrammed Code = "ServiceNotProgrammed"
 	ServiceNotAllocated  Code = "ServiceNotAllocated"
@@ -55,6 +56,8 @@ var definitions = []Definition{
 		"give the device an address and the node a default route, or correct --node-ip"},
 	{NoPathToNode, "no back end can carry packets to a node",
 		"compare `twill fabric get` with what the peer receives (`twill describe node`)"},
+	{PoolOverlap, "a range of pod addresses overlaps addresses that nodes need; blocks and pods in the overlap are not routed",
+		"delete the pool and add one with a free range; if the detail names a device that another network left, remove the device"},
 	{ObjectInvalid, "an object in the store can't be understood and counts as absent",
 		"correct it with `twill apply`, which validates"},
 	{ServiceNotProgrammed, "a service asks for something that Twill does not do",

@@ -9,6 +9,7 @@ import (
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/fabric"
+	"github.com/twill-net/twill/health"
 )
 
 // pool is what planning needs to know about an IPPool.
@@ -34,9 +35,16 @@ type fabricPlanner struct {
 
 	pools    map[string]pool
 	blocks   map[string]block
-	byNode   map[string]map[string]struct{} // node → names of its blocks
-	peers    map[string]fabric.Peer         // self too: its addresses are a node's
-	problems map[string]string              // peer → why it can't be reached
+	byNode   map[string]map[string]struct{}       // node → names of its blocks
+	blocksAt map[netip.Prefix]map[string]struct{} // prefix → names of blocks; duplicates are possible
+	peers    map[string]fabric.Peer               // self too: its addresses are a node's
+	problems map[string]string                    // peer → why it can't be reached
+
+	reserved      reservations
+	fromHost      []Reserved                         // what setReserved was given
+	unrouted      map[string]map[netip.Prefix]string // node → its blocks without a route, and why
+	overlaps      map[string]string                  // pool → what reserved prefixes it overlaps
+	overlapsDirty bool
 
 	dirty    map[string]struct{} // peers
 	allDirty bool
@@ -53,7 +61,9 @@ func newFabricPlanner(p *Plan, shared deviceUnits, node string) *fabricPlanner {
 	return &fabricPlanner{
 		plan: p, self: fabric.Self{Name: node}, config: fabric.ConfigFrom(nil),
 		pools: map[string]pool{}, blocks: map[string]block{}, byNode: map[string]map[string]struct{}{},
-		peers: map[string]fabric.Peer{}, problems: map[string]string{},
+		blocksAt: map[netip.Prefix]map[string]struct{}{},
+		peers:    map[string]fabric.Peer{}, problems: map[string]string{},
+		unrouted: map[string]map[netip.Prefix]string{}, overlaps: map[string]string{},
 		dirty: map[string]struct{}{}, allDirty: true,
 		deviceUnits: shared, elements: newUnits(p.Elements),
 	}
@@ -61,6 +71,13 @@ func newFabricPlanner(p *Plan, shared deviceUnits, node string) *fabricPlanner {
 
 func (f *fabricPlanner) setUnderlay(u fabric.Underlay) {
 	f.self.Underlay = u
+	f.reserved.setHost(u, f.fromHost)
+	f.allDirty = true
+}
+
+func (f *fabricPlanner) setReserved(r []Reserved) {
+	f.fromHost = r
+	f.reserved.setHost(f.self.Underlay, r)
 	f.allDirty = true
 }
 
@@ -69,7 +86,9 @@ func (f *fabricPlanner) setConfig(c *api.FabricConfiguration) {
 	f.allDirty = true
 }
 
-func (f *fabricPlanner) setPeer(p fabric.Peer) {
+// setPeer returns the addresses that became a node's, or no longer are.
+func (f *fabricPlanner) setPeer(p fabric.Peer) (changed []netip.Addr) {
+	changed = f.reserve(p.Name, p.Addrs)
 	f.peers[p.Name] = p
 	f.dirty[p.Name] = struct{}{}
 	nodes := map[ElementKey]Element{}
@@ -77,12 +96,31 @@ func (f *fabricPlanner) setPeer(p fabric.Peer) {
 		nodes[ElementKey{setNodes + suffix(a), KeyOf(a)}] = Element{Comment: p.Name}
 	}
 	f.elements.replace("node/"+p.Name, nodes)
+	return changed
 }
 
-func (f *fabricPlanner) deletePeer(name string) {
+func (f *fabricPlanner) deletePeer(name string) (changed []netip.Addr) {
+	changed = f.reserve(name, nil)
 	delete(f.peers, name)
 	f.dirty[name] = struct{}{}
 	f.elements.replace("node/"+name, nil)
+	return changed
+}
+
+// reserve notes the addresses of a node, and marks dirty the owners of the blocks
+// that contain one which is new or gone.
+func (f *fabricPlanner) reserve(node string, addrs []netip.Addr) (changed []netip.Addr) {
+	changed = f.reserved.setNode(node, f.peers[node].Addrs, addrs)
+	for _, a := range changed {
+		f.overlapsDirty = true
+		for bits := range a.BitLen() + 1 {
+			p, _ := a.Prefix(bits)
+			for name := range f.blocksAt[p] {
+				f.dirty[f.blocks[name].node] = struct{}{}
+			}
+		}
+	}
+	return changed
 }
 
 func (f *fabricPlanner) setPool(p *api.IPPool) error {
@@ -112,10 +150,8 @@ func (f *fabricPlanner) setBlock(b *api.IPAMBlock) error {
 		return fmt.Errorf("block %s: affinity %q names no node", b.Name, b.Spec.Affinity)
 	}
 	f.blocks[b.Name] = block{prefix.Masked(), node}
-	if f.byNode[node] == nil {
-		f.byNode[node] = map[string]struct{}{}
-	}
-	f.byNode[node][b.Name] = struct{}{}
+	addTo(f.byNode, node, b.Name)
+	addTo(f.blocksAt, prefix.Masked(), b.Name)
 	f.dirty[node] = struct{}{}
 	return nil
 }
@@ -126,14 +162,16 @@ func (f *fabricPlanner) deleteBlock(name string) {
 		return
 	}
 	delete(f.blocks, name)
-	delete(f.byNode[old.node], name)
-	if len(f.byNode[old.node]) == 0 {
-		delete(f.byNode, old.node)
-	}
+	removeFrom(f.byNode, old.node, name)
+	removeFrom(f.blocksAt, old.prefix, name)
 	f.dirty[old.node] = struct{}{}
 }
 
 func (f *fabricPlanner) flush() {
+	if f.allDirty || f.overlapsDirty {
+		f.findOverlaps()
+		f.overlapsDirty = false
+	}
 	if f.allDirty {
 		f.planSelf()
 		for name := range f.peers {
@@ -226,8 +264,9 @@ func (f *fabricPlanner) planTunnels() {
 // default route would send them back to where they came from.
 func (f *fabricPlanner) planOwnBlocks() {
 	routes := map[netip.Prefix]Route{}
+	delete(f.unrouted, f.self.Name)
 	for name := range f.byNode[f.self.Name] {
-		if p := f.blocks[name].prefix; !p.IsSingleIP() {
+		if p := f.blocks[name].prefix; f.routable(f.self.Name, p) && !p.IsSingleIP() {
 			routes[p] = Route{Blackhole: true}
 		}
 	}
@@ -241,9 +280,10 @@ func (f *fabricPlanner) planPeer(name string) {
 	problems := map[string]struct{}{} // blocks may have the same
 
 	peer, known := f.peers[name]
+	delete(f.unrouted, name)
 	for blockName := range f.byNode[name] {
 		b := f.blocks[blockName]
-		if !known || f.self.Underlay.Link == "" {
+		if !f.routable(name, b.prefix) || !known || f.self.Underlay.Link == "" {
 			continue
 		}
 		v6 := b.prefix.Addr().Is6()
@@ -268,6 +308,45 @@ func (f *fabricPlanner) planPeer(name string) {
 	f.routes.replace(nodeUnit(name), routes)
 	f.neighbours.replace(nodeUnit(name), neighbours)
 	f.fdb.replace(nodeUnit(name), fdb)
+}
+
+// routable says whether a route to a node's block leaves every reserved prefix
+// reachable. A block that is not routable is noted with the reason.
+func (f *fabricPlanner) routable(node string, block netip.Prefix) bool {
+	what, captured := f.reserved.overlaps(block)
+	if captured {
+		if f.unrouted[node] == nil {
+			f.unrouted[node] = map[netip.Prefix]string{}
+		}
+		f.unrouted[node][block] = what
+	}
+	return !captured
+}
+
+// findOverlaps compares the pools with the reserved prefixes.
+func (f *fabricPlanner) findOverlaps() {
+	clear(f.overlaps)
+	for name, p := range f.pools {
+		if what, _ := f.reserved.overlaps(p.prefix); what != "" {
+			f.overlaps[name] = fmt.Sprintf("%s contains or is part of %s", p.prefix, what)
+		}
+	}
+}
+
+// overlapProblems lists the pools that overlap reserved prefixes, and the blocks
+// that are not routed for that reason.
+func (f *fabricPlanner) overlapProblems() []Problem {
+	var out []Problem
+	for name, what := range f.overlaps {
+		out = append(out, Problem{string(health.PoolOverlap), "IPPool " + name, what})
+	}
+	for node, blocks := range f.unrouted {
+		for p, what := range blocks {
+			out = append(out, Problem{string(health.PoolOverlap), "IPAMBlock " + p.String(),
+				fmt.Sprintf("no route to this block of %s: it contains or is part of %s", node, what)})
+		}
+	}
+	return out
 }
 
 // modeOf is the encapsulation mode of the pool that the prefix is part of. Where

@@ -51,6 +51,15 @@ func (pl *Planner) SetUnderlay(u fabric.Underlay) {
 	pl.pods.replanAll()
 }
 
+// SetReserved replaces the prefixes that the host needs for itself. A block that
+// would lead their packets away gets no route, and is listed among the Problems.
+// The addresses of all nodes, and the networks of the underlay's addresses, are
+// reserved without being given here.
+func (pl *Planner) SetReserved(r []Reserved) {
+	pl.fabric.setReserved(slices.Clone(r))
+	pl.pods.replanAll()
+}
+
 // Put takes in a new or changed object. The object is not kept and not changed.
 // An object that can't be understood counts as absent and is listed among the
 // Problems: the API refuses such objects, so somebody wrote past it.
@@ -102,7 +111,7 @@ func (pl *Planner) putNode(n *corev1.Node) error {
 		pl.services.setNode(n.Labels[corev1.LabelTopologyZone], n.Status.Capacity.Cpu().Value(), addrs)
 	}
 	receives, err := api.NodeReceives(n)
-	pl.fabric.setPeer(fabric.Peer{Name: n.Name, Addrs: addrs, Receives: receives})
+	pl.pods.dirtyAddresses(pl.fabric.setPeer(fabric.Peer{Name: n.Name, Addrs: addrs, Receives: receives}))
 	return err
 }
 
@@ -113,7 +122,7 @@ func (pl *Planner) Delete(kind *api.Kind, key api.Key) {
 	case api.NamespaceKind:
 		pl.policy.deleteNamespace(key.Name)
 	case api.NodeKind:
-		pl.fabric.deletePeer(key.Name)
+		pl.pods.dirtyAddresses(pl.fabric.deletePeer(key.Name))
 		if key.Name == pl.self {
 			pl.services.setNode("", 0, nil)
 		}
@@ -191,6 +200,8 @@ func (pl *Planner) Problems() []Problem {
 	for peer, detail := range pl.fabric.problems {
 		out = append(out, Problem{"NoPathToNode", peer, detail})
 	}
+	out = append(out, pl.fabric.overlapProblems()...)
+	out = append(out, pl.pods.overlapProblems()...)
 	out = append(out, pl.services.problems()...)
 	slices.SortFunc(out, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Code, b.Code), cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Detail, b.Detail))

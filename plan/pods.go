@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/policy"
 )
 
@@ -51,6 +52,7 @@ type podPlanner struct {
 	stored  map[api.Key]podLabels // WorkloadEndpoints of this node
 	dirty   map[string]struct{}   // host interfaces
 	planned map[string]api.Key    // host interface → the endpoint's key in policy and services
+	taken   map[string]string     // host interface → which of its addresses is reserved
 
 	deviceUnits
 }
@@ -63,7 +65,7 @@ func newPodPlanner(pl *Planner, shared deviceUnits) *podPlanner {
 	return &podPlanner{
 		planner: pl,
 		locals:  map[string]Local{}, stored: map[api.Key]podLabels{},
-		dirty: map[string]struct{}{}, planned: map[string]api.Key{},
+		dirty: map[string]struct{}{}, planned: map[string]api.Key{}, taken: map[string]string{},
 		deviceUnits: shared,
 	}
 }
@@ -134,6 +136,27 @@ func (p *podPlanner) dirtyPod(key api.Key) {
 	}
 }
 
+// dirtyAddresses marks dirty the local pods that have one of the addresses.
+func (p *podPlanner) dirtyAddresses(changed []netip.Addr) {
+	for _, a := range changed {
+		for name, l := range p.locals {
+			if slices.Contains(l.Addrs, a) {
+				p.dirty[name] = struct{}{}
+			}
+		}
+	}
+}
+
+// overlapProblems lists the local pods that are not routed because a node, the
+// default gateway or the store has their address.
+func (p *podPlanner) overlapProblems() []Problem {
+	var out []Problem
+	for hostInterface, what := range p.taken {
+		out = append(out, Problem{string(health.PoolOverlap), "pod " + p.locals[hostInterface].Pod.String(), what})
+	}
+	return out
+}
+
 func (p *podPlanner) flush() {
 	for name := range p.dirty {
 		p.planLocal(name)
@@ -153,6 +176,7 @@ func (p *podPlanner) forgetEndpoint(hostInterface string) {
 
 func (p *podPlanner) planLocal(hostInterface string) {
 	unit := podUnit(hostInterface)
+	delete(p.taken, hostInterface)
 	l, ok := p.locals[hostInterface]
 	if !ok {
 		p.links.replace(unit, nil)
@@ -173,6 +197,10 @@ func (p *podPlanner) planLocal(hostInterface string) {
 	addresses := map[AddressKey]struct{}{}
 	sysctls := map[string]string{}
 	for _, a := range l.Addrs {
+		if what, reserved := p.planner.fabric.reserved.holds(a); reserved {
+			p.taken[hostInterface] = fmt.Sprintf("no route to its address %s, which is %s", a, what)
+			continue
+		}
 		r := Route{Link: l.HostInterface}
 		r.Source, _ = underlay.Addr(a.Is6())
 		routes[netip.PrefixFrom(a, a.BitLen())] = r

@@ -90,3 +90,18 @@ func (u *units[K, V]) settle(k K) {
 	}
 	u.table.Set(k, u.asked[u.by[k][0]][k])
 }
+
+// addTo and removeFrom keep sets of names by key; a key without names is gone.
+func addTo[K comparable](sets map[K]map[string]struct{}, k K, name string) {
+	if sets[k] == nil {
+		sets[k] = map[string]struct{}{}
+	}
+	sets[k][name] = struct{}{}
+}
+
+func removeFrom[K comparable](sets map[K]map[string]struct{}, k K, name string) {
+	delete(sets[k], name)
+	if len(sets[k]) == 0 {
+		delete(sets, k)
+	}
+}

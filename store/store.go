@@ -9,6 +9,7 @@ package store
 import (
 	"context"
 	"errors"
+	"net/netip"
 
 	"github.com/twill-net/twill/api"
 )
@@ -105,6 +106,13 @@ type Reconnector interface {
 	// AwaitReconnect returns when the connection, which is down or goes down, stands
 	// again, or when ctx ends.
 	AwaitReconnect(ctx context.Context)
+}
+
+// Remote is implemented by stores that are reached over the network.
+type Remote interface {
+	// Addresses lists, sorted, the addresses of servers to which connections were
+	// made. A name is in it once it has led to a connection.
+	Addresses() []netip.Addr
 }
 
 // Pager is implemented by stores whose lists come in pages.

@@ -70,6 +70,10 @@ error: ippool.projectcalico.org/pods: spec.cidr: Invalid value: "10.245.0.0/16":
 error: service/nginx: spec.clusterIP: Invalid value: "10.1.0.8": field is immutable
 error: networkpolicy.networking.k8s.io/web: namespace "nowhere" does not exist: run "twill create namespace nowhere" first
 error: ippool.projectcalico.org/more: spec.cidr: Invalid value: "fd00:244::/80": overlaps IPPool pods6 (fd00:244::/64)
+error: ippool.projectcalico.org/over-nodes: spec.cidr: Invalid value: "172.16.10.0/24": overlaps the address 172.16.10.11 of node node01: choose a range that is not in use
+error: ippool.projectcalico.org/over-nodes: spec.cidr: Invalid value: "172.16.10.0/24": overlaps the address 172.16.10.12 of node node02: choose a range that is not in use
+error: ippool.projectcalico.org/over-services: spec.cidr: Invalid value: "10.1.0.0/24": overlaps the cluster IP 10.1.0.7 of Service policy-demo/nginx: choose a range that is not in use
+error: ippool.projectcalico.org/over-services: spec.cidr: Invalid value: "10.1.0.0/24": overlaps the cluster IP 10.1.0.8 of Service policy-demo/nginx: choose a range that is not in use
 [exit 1]
 $ twill apply -f testdata/bad.yaml
 error: testdata/bad.yaml: document 2 (NetworkPolicy default/web): spec.podSelektor: unknown field

@@ -124,6 +124,8 @@ func (w *World) pool() Event {
 	case w.odd(15):
 		p.Spec.CIDR = pick(w, "10.244.0.0/16", "10.244.1.0/24", "fd00:10:244::/64") // within each other
 	case w.odd(5):
+		p.Spec.CIDR = "172.16.0.0/12" // over the nodes
+	case w.odd(5):
 		p.Spec.CIDR = "10.244.0.0/33"
 	}
 	p.Spec.NATOutgoing = w.chance(50)
@@ -147,6 +149,8 @@ func (w *World) block() Event {
 		b.Spec.Affinity = pick(w, "", "host:", "virtual:x")
 	case w.odd(5):
 		b.Spec.CIDR = pick(w, "10.244.0.0", "10.244.0.7/26", "10.244.0.1/32")
+	case w.odd(5): // over nodes of either link, or over what the host reserves
+		b.Spec.CIDR = pick(w, "172.16.10.8/29", "172.16.20.0/24", "fd00:172:16:20::/120", "198.51.100.0/26")
 	case w.chance(5):
 		b.Spec.Affinity = api.AffinityOf("node09") // of which there is no object
 	}
@@ -217,6 +221,17 @@ func (w *World) underlay() Event {
 		u.Link = ""
 	}
 	return Event{subject: subjectUnderlay, tell: func(pl *plan.Planner) { pl.SetUnderlay(u) }}
+}
+
+// reserved are prefixes that the host needs for itself.
+func (w *World) reserved() Event {
+	r := some(w, 3,
+		plan.Reserved{Prefix: netip.MustParsePrefix("198.51.100.10/32"), What: "the store"},
+		plan.Reserved{Prefix: netip.MustParsePrefix("10.244.0.3/32"), What: "the default gateway"},
+		plan.Reserved{Prefix: netip.MustParsePrefix("10.244.1.0/25"), What: "the network of cni0"},
+		plan.Reserved{Prefix: netip.MustParsePrefix("10.244.0.70/32"), What: "an address of tunl0", Local: true},
+	)
+	return Event{subject: subjectReserved, tell: func(pl *plan.Planner) { pl.SetReserved(r) }}
 }
 
 func (w *World) externalIPs() Event {

@@ -158,6 +158,8 @@ func (w *World) undo(subject string) Event {
 		e.tell = func(pl *plan.Planner) { pl.DeleteLocal(rest) }
 	case subjectUnderlay:
 		e.tell = func(pl *plan.Planner) { pl.SetUnderlay(Underlay) }
+	case subjectReserved:
+		e.tell = func(pl *plan.Planner) { pl.SetReserved(nil) }
 	case subjectExternalIPs:
 		e.tell = func(pl *plan.Planner) { pl.SetExternalIPRanges(nil) }
 	default:
@@ -177,6 +179,7 @@ func (w *World) undo(subject string) Event {
 const (
 	subjectLocal       = "local"
 	subjectUnderlay    = "underlay"
+	subjectReserved    = "reserved"
 	subjectExternalIPs = "external-ips"
 )
 
@@ -198,6 +201,9 @@ func (w *World) random() Event {
 	}
 	if w.settled.Underlay && w.chance(10) {
 		return w.underlay()
+	}
+	if w.settled.Underlay && w.odd(5) {
+		return w.reserved()
 	}
 	return makers[w.IntN(len(makers))]()
 }

@@ -19,6 +19,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
 	"github.com/twill-net/twill/api"
@@ -47,8 +48,10 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Store implements store.Store, store.Elector and store.Inspector.
+// Store implements store.Store, store.Elector, store.Inspector and store.Remote.
 type Store struct {
+	store.Peers // of established connections
+
 	log    *slog.Logger
 	config clientv3.Config
 	ctx    context.Context // ends with Close
@@ -89,6 +92,7 @@ func Open(ctx context.Context, c Config) (store.Store, error) {
 	}
 	s.ctx, s.close = context.WithCancel(context.Background())
 	s.config.Context = s.ctx
+	s.config.DialOptions = append(s.config.DialOptions, grpc.WithStatsHandler(connections{&s.Peers}))
 	return s, nil
 }
 

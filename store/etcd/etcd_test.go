@@ -353,3 +353,18 @@ func TestSilentServer(t *testing.T) {
 		})
 	}
 }
+
+// TestAddressesOfServers: those that connections were made to, by TCP.
+func TestAddressesOfServers(t *testing.T) {
+	host := ownHost()
+	s := newServer(t, startEmbedded, "http://"+freeAddress(t, host))
+	for endpoint, want := range map[string]string{s.endpoint: "[" + host + "]", "http://" + freeAddress(t, ownHost()): "[]"} {
+		opened := open(t, Config{Endpoints: []string{endpoint}})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err := opened.List(ctx, api.NodeKind, "")
+		cancel()
+		if got := fmt.Sprint(opened.(store.Remote).Addresses()); got != want {
+			t.Errorf("%s: %s, want %s (%v)", endpoint, got, want, err)
+		}
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/store"
 )
 
 // TestDeadConnection: where a connection leads nowhere any more, another is made
@@ -43,6 +44,9 @@ func TestDeadConnection(t *testing.T) {
 	}
 	if err := get(); err != nil {
 		t.Fatal(err)
+	}
+	if got := fmt.Sprint(s.(store.Remote).Addresses()); got != "[127.0.0.1]" {
+		t.Errorf("the server's addresses are %s", got)
 	}
 	way.cut()
 	began := time.Now()

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -42,9 +43,11 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Store implements store.Store, store.Elector, store.Inspector, store.Reconnector
-// and store.Orchestrated.
+// Store implements store.Store, store.Elector, store.Inspector, store.Reconnector,
+// store.Remote and store.Orchestrated.
 type Store struct {
+	store.Peers // of established connections
+
 	log    *slog.Logger
 	client *rest.RESTClient
 	http   *http.Client
@@ -72,6 +75,7 @@ func Open(ctx context.Context, c Config) (store.Store, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	config.Dial = s.dial
 	if s.http, err = rest.HTTPClientFor(config); err != nil {
 		return nil, fmt.Errorf("kubernetes: %w", err)
 	}
@@ -80,6 +84,15 @@ func Open(ctx context.Context, c Config) (store.Store, error) {
 	}
 	s.ctx, s.close = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// dial connects as the library does by default, and notes the server.
+func (s *Store) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext(ctx, network, address)
+	if err == nil {
+		s.Add(conn.RemoteAddr())
+	}
+	return conn, err
 }
 
 // Orchestrator implements store.Orchestrated.
