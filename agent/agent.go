@@ -45,7 +45,7 @@ type Agent struct {
 	progress  progress
 	detaching detachments
 	forgetter forgetter
-	podsHere  podsHere        // only where others make pods
+	podsHere  podsHere
 	running   context.Context // ends with Run; for what outlives a request
 	podMTU    atomic.Int64    // of a pod that is attached now; 0: not all intent was seen yet
 
@@ -64,6 +64,8 @@ type Agent struct {
 	serves   bool                // Services are this agent's
 	pools    map[string]*api.IPPool
 	waiters  []waiter
+	troubled troubled
+	onHost   map[ipam.Holder]struct{} // what of the host has addresses of the node's blocks
 }
 
 // WorkAtOnce bounds how many events are taken in before the plan is made true,
@@ -80,7 +82,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 		planner:  plan.NewPlanner(config.NodeName),
 		checks:   healthcheck.New(log),
 		unsynced: map[string]struct{}{}, serves: true, allKnown: make(chan struct{}), planned: make(chan struct{}),
-		pools: map[string]*api.IPPool{}, progress: newProgress(),
+		pools: map[string]*api.IPPool{}, progress: newProgress(), onHost: map[ipam.Holder]struct{}{},
 	}
 	a.metrics = newMetrics(a)
 	a.publisher = newPublisher(s, config.NodeName, log)
@@ -112,7 +114,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 	if err := os.MkdirAll(config.StateDir, 0o700); err != nil {
 		return nil, err
 	}
-	a.ipam, err = ipam.Open(filepath.Join(config.StateDir, plan.Journal), config.NodeName, ipam.Options{Store: s, Log: log})
+	a.ipam, err = ipam.Open(filepath.Join(config.StateDir, plan.Journal), config.NodeName, ipam.Options{Store: s, Log: log, Survey: a.surveyBlock})
 	if err != nil {
 		return nil, err
 	}
@@ -227,6 +229,7 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 			a.metrics.drift.Inc()
 			drifted = true
 			a.followUnderlay()
+			a.surveyHost()
 		case <-sysctls.C:
 			if a.underlay.lost {
 				a.followUnderlay()
@@ -312,12 +315,13 @@ func (a *Agent) apply(drifted bool) (writes int, done bool) {
 	}
 	a.health.Replace(health.DataplaneWriteFailed, errs)
 	a.reportProblems()
+	a.reportTroubled()
 	a.wakeWaiters()
 	if len(errs) == 0 {
 		a.progress.nodes.Store(int64(a.planner.Nodes()))
 		a.progress.applied()
 	}
-	return writes, len(errs) == 0 && !mended && !a.health.Has(health.PodInterfaceMissing)
+	return writes, len(errs) == 0 && !mended && len(a.troubled.missing) == 0
 }
 
 // reportProblems turns what the plan can't honour into conditions.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -185,6 +186,13 @@ func (p *podsHere) put(w *api.WorkloadEndpoint) {
 	p.pods[api.KeyOf(w)] = w
 }
 
+// all lists the pods.
+func (p *podsHere) all() []*api.WorkloadEndpoint {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Values(p.pods))
+}
+
 func (p *podsHere) delete(key api.Key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -282,6 +290,7 @@ func (a *Agent) podsWaitForRules() bool {
 func (a *Agent) reportPool(err error) {
 	if errors.Is(err, ipam.ErrExhausted) || errors.Is(err, ipam.ErrNoPool) {
 		a.health.Set(health.PoolExhausted, "", err.Error())
+		_ = a.do(a.running, a.surveyHost) // the host may have let addresses go
 	} else if err == nil {
 		a.health.Clear(health.PoolExhausted, "")
 	}

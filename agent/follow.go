@@ -57,6 +57,7 @@ func (a *Agent) known(ctx context.Context, what string) {
 	}
 	delete(a.unsynced, what)
 	if a.synced() {
+		a.surveyHost()
 		close(a.allKnown)
 		a.followUnderlay() // the addresses of the store are known now
 		a.health.Clear(health.NotSynced, "")
@@ -101,12 +102,14 @@ func (a *Agent) put(obj api.Object) {
 		}
 	case *api.WorkloadEndpoint:
 		if o.Spec.Node == a.config.NodeName {
-			if a.publisher.orchestrated {
-				a.podsHere.put(o)
-			}
 			a.identify(o)
+			a.noteCutOff(o)
+			a.podsHere.put(o)
 			a.publisher.observe(o)
+		} else {
+			a.podsHere.delete(api.KeyOf(o))
 		}
+		a.ipam.Hold(ipam.Holder{Pod: api.KeyOf(o)}, addressesOf(o))
 	}
 }
 
@@ -124,6 +127,8 @@ func (a *Agent) deleted(kind *api.Kind, key api.Key) {
 		}
 	case api.WorkloadEndpointKind:
 		a.podsHere.delete(key)
+		delete(a.troubled.cutOff, key)
+		a.ipam.Hold(ipam.Holder{Pod: key}, nil)
 		a.publisher.gone(key)
 	case api.IPAMBlockKind:
 		a.ipam.HeardGone(key.Name)

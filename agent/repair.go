@@ -9,7 +9,6 @@ import (
 
 	"github.com/twill-net/twill/dataplane/pod"
 	"github.com/twill-net/twill/dataplane/route"
-	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/ipam"
 )
 
@@ -37,7 +36,7 @@ func (a *Agent) mendMissing(err error) (rest error, mended bool) {
 		a.log.Warn("a pod's interface was removed; made it anew", "namespace", allocation.Namespace, "pod", allocation.Pod, "interface", missing.Link)
 		mended = true
 	}
-	a.health.Replace(health.PodInterfaceMissing, troubles)
+	a.troubled.missing = troubles
 	return errors.Join(others...), mended
 }
 

@@ -85,6 +85,9 @@ type Options struct {
 	Log   *slog.Logger
 	// BootID names the current boot. Default: the kernel's.
 	BootID string
+	// Survey calls Hold for everything that has addresses in a block. It is
+	// called before addresses are given out from a block that is new to the node.
+	Survey func(ctx context.Context, block netip.Prefix) error
 }
 
 // Allocator gives out the addresses of one node. All methods may be called
@@ -94,6 +97,7 @@ type Allocator struct {
 	ahead     int
 	log       *slog.Logger
 	recovered string
+	survey    func(context.Context, netip.Prefix) error
 	claiming  chan struct{} // holds one token while a block is claimed or confirmed
 	low       chan struct{} // wakes PrepareAhead
 
@@ -110,6 +114,7 @@ type Allocator struct {
 	inQueue     map[netip.Addr]bool // freed
 	number      uint64              // of the address that was freed last; grows with time
 	reconciled  bool
+	held        held
 	claimErr    map[int]error    // of a family: how the last claim went
 	heard       map[string]claim // by name of the block's object
 }
@@ -130,7 +135,7 @@ func Open(path, node string, o Options) (*Allocator, error) {
 		o.Ahead = 8
 	}
 	a := &Allocator{
-		claimer: Claimer{Store: o.Store, Node: node}, ahead: o.Ahead, log: o.Log,
+		claimer: Claimer{Store: o.Store, Node: node}, ahead: o.Ahead, log: o.Log, survey: o.Survey,
 		claiming: make(chan struct{}, 1), low: make(chan struct{}, 1),
 		allocations: map[ID]*Allocation{}, users: map[netip.Addr]ID{}, inQueue: map[netip.Addr]bool{},
 		claimErr: map[int]error{}, heard: map[string]claim{},
@@ -261,6 +266,7 @@ func (a *Allocator) selectPools() {
 // setPool finds the pool of a block.
 func (a *Allocator) setPool(b *block) {
 	b.pool, b.reserved, b.next = nil, 0, 0 // what is reserved may differ: look again
+	defer a.countHeld(b)
 	for i, p := range a.selected {
 		if b.prefix.Bits() < p.Prefix.Bits() || !p.Prefix.Contains(b.prefix.Addr()) {
 			continue
@@ -301,7 +307,7 @@ func (a *Allocator) Allocate(ctx context.Context, req Request) (Allocation, erro
 			return al, err
 		}
 		stillMissing := func() bool {
-			_, missing, err := a.choose(req.Want)
+			_, missing, err := a.choose(req)
 			return err == nil && missing != nil
 		}
 		if err := a.claim(ctx, *missing, stillMissing); err != nil {
@@ -321,7 +327,7 @@ func (a *Allocator) tryAllocate(req Request) (Allocation, *shortage, error) {
 	if _, ok := a.allocations[req.ID]; ok {
 		return Allocation{}, nil, fmt.Errorf("%s of container %s %w: delete it first", req.IfName, req.ContainerID, ErrExists)
 	}
-	addresses, missing, err := a.choose(req.Want)
+	addresses, missing, err := a.choose(req)
 	if err != nil || missing != nil {
 		return Allocation{}, missing, err
 	}
@@ -345,7 +351,7 @@ func (a *Allocator) Ready() error {
 	if !a.reconciled {
 		return ErrNotReconciled
 	}
-	_, missing, err := a.choose(nil)
+	_, missing, err := a.choose(Request{})
 	if missing != nil {
 		err = a.claimErr[missing.family]
 	}
@@ -446,6 +452,9 @@ func (a *Allocator) free(als ...*Allocation) error {
 				a.inQueue[addr] = true
 			}
 		}
+		if a.anyHeld(al.Addresses) {
+			a.heldChanged()
+		}
 	}
 	return nil
 }
@@ -460,6 +469,7 @@ func (a *Allocator) insert(al *Allocation) {
 			b.take(addr)
 		}
 	}
+	a.unhold(al.Addresses)
 }
 
 // blockOf is the node's block that contains the address, or nil.

@@ -24,6 +24,7 @@ type block struct {
 
 	used     int
 	reserved int
+	held     int     // neither used nor reserved, and not to be given out; see Hold
 	next     uint64  // no ordinal below is free and never used
 	freed    []freed // oldest first
 }
@@ -32,10 +33,10 @@ type block struct {
 func (b *block) usable() bool { return b.confirmed && b.pool != nil }
 
 // free is the number of addresses that can still be given out.
-func (b *block) free() int { return int(size(b.prefix)) - b.used - b.reserved }
+func (b *block) free() int { return int(size(b.prefix)) - b.used - b.reserved - b.held }
 
 // fresh finds an address that was never used since the block was claimed. It
-// only looks; taken says which addresses are used or were freed.
+// only looks; taken says which addresses are used, held or were freed.
 func (b *block) fresh(taken func(netip.Addr) bool) (netip.Addr, bool) {
 	for ; b.next < size(b.prefix); b.next++ {
 		a := add(b.prefix.Addr(), b.next)
@@ -46,10 +47,10 @@ func (b *block) fresh(taken func(netip.Addr) bool) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// oldest finds the address that was freed first.
-func (b *block) oldest() (freed, bool) {
+// oldest finds the address that was freed first; taken says which are held.
+func (b *block) oldest(taken func(netip.Addr) bool) (freed, bool) {
 	for _, f := range b.freed {
-		if !b.pool.Reserved(f.address) {
+		if !b.pool.Reserved(f.address) && !taken(f.address) {
 			return f, true
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/twill-net/twill/api"
 )
 
 // shortage is what is missing for an allocation: a block of a family, or a
@@ -18,14 +20,15 @@ type shortage struct {
 }
 
 // choose picks one address of each family, without taking it.
-func (a *Allocator) choose(want []netip.Addr) ([]netip.Addr, *shortage, error) {
+func (a *Allocator) choose(req Request) ([]netip.Addr, *shortage, error) {
 	wanted := map[int]netip.Addr{}
-	for _, w := range want {
+	for _, w := range req.Want {
 		if other, ok := wanted[family(w)]; ok {
 			return nil, nil, fmt.Errorf("%w: %s and %s are of one family, a pod gets one address of each", ErrAddress, other, w)
 		}
 		wanted[family(w)] = w
 	}
+	pod := api.Key{Namespace: req.Namespace, Name: req.Pod}
 	var out []netip.Addr
 	for _, f := range []int{4, 6} {
 		w, isWanted := wanted[f]
@@ -34,9 +37,9 @@ func (a *Allocator) choose(want []netip.Addr) ([]netip.Addr, *shortage, error) {
 		var err error
 		switch {
 		case isWanted:
-			addr, missing, err = a.chooseWanted(w)
+			addr, missing, err = a.chooseWanted(pod, w)
 		case a.hasPool(f):
-			addr, missing = a.chooseAny(f)
+			addr, missing = a.chooseAny(pod, f)
 		default:
 			continue
 		}
@@ -54,13 +57,15 @@ func (a *Allocator) choose(want []netip.Addr) ([]netip.Addr, *shortage, error) {
 	return out, nil, nil
 }
 
-// chooseAny prefers addresses that were never used, then the one that was
-// freed first: what still knows an address should have time to forget it.
-func (a *Allocator) chooseAny(f int) (netip.Addr, *shortage) {
-	taken := func(addr netip.Addr) bool {
-		_, used := a.users[addr]
-		return used || a.inQueue[addr]
+// chooseAny prefers the address by which the store knows the pod, then addresses
+// that were never used, then the one that was freed first: what still knows an
+// address should have time to forget it.
+func (a *Allocator) chooseAny(pod api.Key, f int) (netip.Addr, *shortage) {
+	if addr, ok := a.heldBy(pod, f); ok {
+		return addr, nil
 	}
+	held := func(addr netip.Addr) bool { return len(a.held.by[addr]) > 0 }
+	taken := func(addr netip.Addr) bool { return held(addr) || a.journaled(addr) }
 	var oldest freed
 	for _, b := range a.blocks {
 		if !b.usable() || family(b.prefix.Addr()) != f {
@@ -69,7 +74,7 @@ func (a *Allocator) chooseAny(f int) (netip.Addr, *shortage) {
 		if addr, ok := b.fresh(taken); ok {
 			return addr, nil
 		}
-		if o, ok := b.oldest(); ok && (!oldest.address.IsValid() || o.number < oldest.number) {
+		if o, ok := b.oldest(held); ok && (!oldest.address.IsValid() || o.number < oldest.number) {
 			oldest = o
 		}
 	}
@@ -79,7 +84,7 @@ func (a *Allocator) chooseAny(f int) (netip.Addr, *shortage) {
 	return netip.Addr{}, &shortage{family: f}
 }
 
-func (a *Allocator) chooseWanted(w netip.Addr) (netip.Addr, *shortage, error) {
+func (a *Allocator) chooseWanted(pod api.Key, w netip.Addr) (netip.Addr, *shortage, error) {
 	i := slices.IndexFunc(a.selected, func(p Pool) bool { return p.Prefix.Contains(w) })
 	if i < 0 {
 		return w, nil, fmt.Errorf("%w: %s is in no enabled pool that selects %s", ErrAddress, w, a.claimer.Node)
@@ -87,8 +92,8 @@ func (a *Allocator) chooseWanted(w netip.Addr) (netip.Addr, *shortage, error) {
 	if a.selected[i].Reserved(w) {
 		return w, nil, fmt.Errorf("%w: %s is the first or last address of pool %s", ErrAddress, w, a.selected[i].Prefix)
 	}
-	if id, used := a.users[w]; used {
-		return w, nil, fmt.Errorf("%w: %s is in use by %s", ErrAddress, w, a.describe(id))
+	if err := a.freeTo(pod, w); err != nil {
+		return w, nil, err
 	}
 	if b := a.blockOf(w); b == nil {
 		return w, &shortage{family(w), a.selected[i].BlockOf(w)}, nil
@@ -146,11 +151,32 @@ func (a *Allocator) claim(ctx context.Context, s shortage, stillMissing func() b
 	case err != nil:
 		return fmt.Errorf("the blocks of %s are full, and no other can be claimed: %w", a.claimer.Node, err)
 	}
-	return a.own(prefix)
+	return a.own(ctx, prefix)
 }
 
-// own writes down that blocks are the node's.
-func (a *Allocator) own(prefixes ...netip.Prefix) error {
+// own writes down that blocks are the node's, and has addresses given out from
+// them as soon as it is known which are in use.
+func (a *Allocator) own(ctx context.Context, prefixes ...netip.Prefix) error {
+	unconfirmed, err := a.addBlocks(prefixes)
+	if err != nil {
+		return err
+	}
+	for _, p := range unconfirmed {
+		if a.survey != nil {
+			if err := a.survey(ctx, p); err != nil {
+				return fmt.Errorf("find out which addresses of block %s are in use: %w", p, err)
+			}
+		}
+		a.mu.Lock()
+		a.addBlock(p, true)
+		a.mu.Unlock()
+	}
+	return nil
+}
+
+// addBlocks writes down that blocks are the node's, and returns those from which
+// nothing is given out yet.
+func (a *Allocator) addBlocks(prefixes []netip.Prefix) (unconfirmed []netip.Prefix, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var fresh []netip.Prefix
@@ -161,13 +187,18 @@ func (a *Allocator) own(prefixes ...netip.Prefix) error {
 	}
 	if len(fresh) > 0 {
 		if err := a.journal.apply(change{NewBlocks: fresh}); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	for _, p := range prefixes {
-		a.addBlock(p, true)
+	for _, p := range fresh {
+		a.addBlock(p, false)
 	}
-	return nil
+	for _, b := range a.blocks {
+		if !b.confirmed && slices.Contains(prefixes, b.prefix) {
+			unconfirmed = append(unconfirmed, b.prefix)
+		}
+	}
+	return unconfirmed, nil
 }
 
 // beginClaim waits until nobody else changes which blocks the node has.

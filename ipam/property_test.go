@@ -35,6 +35,8 @@ type world struct {
 	usable int // IPv4 addresses that can be given out
 	nodes  []*worldNode
 	owner  map[netip.Addr]string
+	stored map[api.Key][]netip.Addr // what the store says that pods have
+	cutOff []api.Key                // pods that run without an interface
 	serial int
 	steps  int
 	counts map[string]int
@@ -61,6 +63,7 @@ func newWorld(t *testing.T, seed uint64, nodes int, pool string, usable int) *wo
 		pools:  []*api.IPPool{ipPool("v4", pool, 29), ipPool("w4", "10.9.0.0/27", 29), ipPool("v6", "fd00::/119", 123)},
 		usable: usable + 30,
 		owner:  map[netip.Addr]string{},
+		stored: map[api.Key][]netip.Addr{},
 		counts: map[string]int{},
 	}
 	dir := journalDir(t)
@@ -75,7 +78,7 @@ func newWorld(t *testing.T, seed uint64, nodes int, pool string, usable int) *wo
 
 // open is an agent's start.
 func (w *world) open(n *worldNode) {
-	a, err := Open(n.path, n.name, Options{Store: mortalStore{w.store, w, n.bomb}, Log: slog.New(slog.DiscardHandler), BootID: fmt.Sprint(n.boot), Ahead: 2})
+	a, err := Open(n.path, n.name, Options{Store: mortalStore{w.store, w, n.bomb}, Log: slog.New(slog.DiscardHandler), BootID: fmt.Sprint(n.boot), Ahead: 2, Survey: w.survey(n)})
 	w.must(err)
 	n.allocator = a
 	a.journal = mortalJournal{a.journal.(*journal), n}
@@ -97,6 +100,7 @@ func (w *world) open(n *worldNode) {
 	if got, want := len(a.List()), len(n.pods); got != want {
 		w.t.Fatalf("%s has %d allocations after its start, and %d pods", n.name, got, want)
 	}
+	w.tellAll(n)
 	_ = w.confirm(n)
 }
 
@@ -177,8 +181,14 @@ func (w *world) operate(n *worldNode) {
 		}
 	case dice < 980:
 		w.store.SetDown(w.random.IntN(3) == 0)
-	case dice < 990:
+	case dice < 988:
 		_ = w.confirm(n)
+	case dice < 990:
+		w.reinstall(n)
+	case dice < 992:
+		w.storeHears()
+	case dice < 994:
+		w.cutOffEnds(n)
 	default: // a pool comes or goes
 		w.pools[1].Spec.Disabled = !w.pools[1].Spec.Disabled
 		for _, n := range w.nodes {
@@ -288,6 +298,7 @@ func (w *world) attached(n *worldNode, id ID, al Allocation) {
 		}
 		w.owner[addr] = who
 	}
+	w.tell(api.Key{Namespace: al.Namespace, Name: al.Pod}, al.Addresses)
 	n.pods[id] = Interface{ID: id, HostInterface: "tw-" + id.ContainerID, Addresses: al.Addresses}
 	n.order = append(n.order, id)
 }
@@ -313,7 +324,8 @@ const operationsInAWorld = 500
 // TestNothingTwiceNothingLost does random things on several nodes that share a
 // bad store. A case is one operation of one agent, which crashes at any of its
 // steps in every fourth case or so: before or after a write of the journal or of
-// the store. No address may ever have two owners, after each restart the
+// the store. Now and then a node is installed anew while its pods run on, which the
+// store knows alone. No address may ever have two owners, after each restart the
 // allocator has exactly what the kernel has, and when all pods are gone, every
 // address has to be free again.
 func TestNothingTwiceNothingLost(t *testing.T) {
@@ -356,6 +368,10 @@ func (w *world) end() {
 			w.t.Errorf("%s still has %v", n.name, list)
 		}
 	}
+	for len(w.cutOff) > 0 {
+		w.cutOffEnds(nil)
+	}
+	w.storeHears()
 	w.wholePoolsAreFree()
 	for _, n := range w.nodes {
 		w.must(n.allocator.Close())

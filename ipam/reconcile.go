@@ -189,7 +189,7 @@ func (a *Allocator) ConfirmBlocks(ctx context.Context) (lost []netip.Prefix, err
 			own = append(own, prefix)
 		}
 	}
-	if err := a.own(own...); err != nil {
+	if err := a.own(ctx, own...); err != nil {
 		return nil, err
 	}
 	return lost, a.disown(lost)
@@ -211,7 +211,7 @@ func (a *Allocator) ReleaseEmpty(ctx context.Context) ([]netip.Prefix, error) {
 	for _, b := range a.blocks {
 		f := family(b.prefix.Addr())
 		switch {
-		case b.used > 0 || !b.confirmed:
+		case b.used+b.held > 0 || !b.confirmed:
 		case b.pool == nil:
 			empty = append(empty, b.prefix)
 		case spare[f]-b.free() >= 2*a.ahead:
@@ -274,5 +274,6 @@ func (a *Allocator) forget(prefixes []netip.Prefix) error {
 		}
 	}
 	a.blocks = slices.DeleteFunc(a.blocks, isGone)
+	a.forgetHeld()
 	return nil
 }

@@ -2,8 +2,10 @@ package plan
 
 import (
 	"cmp"
+	"iter"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -162,6 +164,18 @@ func (pl *Planner) SetLocal(l Local) { pl.pods.setLocal(l) }
 
 // DeleteLocal takes in that the pod behind the host interface is detached.
 func (pl *Planner) DeleteLocal(hostInterface string) { pl.pods.deleteLocal(hostInterface) }
+
+// RemotePods lists the pods of other nodes that have an address in a prefix, each
+// with all its addresses. It costs as much as the prefix has addresses.
+func (pl *Planner) RemotePods(prefix netip.Prefix) iter.Seq2[api.Key, []netip.Addr] {
+	return func(yield func(api.Key, []netip.Addr) bool) {
+		for key, addrs := range pl.policy.compiler.Within(prefix) {
+			if !strings.HasPrefix(key.Name, localPrefix) && !yield(key, addrs) {
+				return
+			}
+		}
+	}
+}
 
 // PodMTU is the MTU for pods of this node.
 func (pl *Planner) PodMTU() int { return pl.fabric.podMTU() }

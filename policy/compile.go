@@ -196,6 +196,21 @@ func (c *Compiler) holdersOf(a netip.Addr) iter.Seq[*endpoint] {
 	}
 }
 
+// Within lists the endpoints that have an address in a prefix, each with all its
+// addresses, which must not be changed. It costs as much as the prefix has
+// addresses.
+func (c *Compiler) Within(prefix netip.Prefix) iter.Seq2[api.Key, []netip.Addr] {
+	return func(yield func(api.Key, []netip.Addr) bool) {
+		for a := prefix.Masked().Addr(); prefix.Contains(a); a = a.Next() {
+			for e := range c.holdersOf(a) {
+				if !yield(e.key, e.addrs) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // canonical returns a sorted copy without duplicates; IPv4 in IPv6's clothes
 // becomes IPv4.
 func canonical(addrs []netip.Addr) []netip.Addr {
