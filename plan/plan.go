@@ -24,8 +24,9 @@ type Plan struct {
 	Sets     *Table[string, Set]
 	Elements *Elements
 
-	// UDPFrontends are the balanced UDP ports. Connection tracking remembers a
-	// UDP client's backend for as long as the client sends, so entries that lead
+	// UDPFrontends are the balanced UDP ports and all endpoints that can answer,
+	// also those that get no new flows. Connection tracking remembers a UDP
+	// client's endpoint for as long as the client sends, so entries that lead
 	// elsewhere have to be removed.
 	UDPFrontends *Table[Frontend, Backends]
 
@@ -128,7 +129,7 @@ type Frontend struct {
 	Port uint16
 }
 
-// Backends are what a front end is balanced over, sorted.
+// Backends are endpoints of a front end, sorted.
 type Backends []netip.AddrPort
 
 // Equal says whether two lists have the same backends.

@@ -277,7 +277,7 @@ func (s *servicePlanner) hostPortFrontends(pod localPod) (out []service.Frontend
 				to := []netip.AddrPort{netip.AddrPortFrom(a, hp.Port)}
 				out = append(out, service.Frontend{
 					Class: service.HostPort, Addr: host, Protocol: hp.Protocol, Port: hp.HostPort,
-					Backends: to, Local: true, LocalBackends: to,
+					Backends: to, Local: true, LocalBackends: to, Serving: to,
 				})
 			}
 		}

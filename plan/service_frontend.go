@@ -314,13 +314,7 @@ func (s *servicePlanner) writeUDP(k Frontend, f *service.Frontend, exists bool) 
 		s.plan.UDPFrontends.Delete(k)
 		return
 	}
-	backends := Backends(f.Backends)
-	if f.Local {
-		backends = slices.Concat(f.Backends, f.LocalBackends)
-		slices.SortFunc(backends, netip.AddrPort.Compare)
-		backends = slices.Compact(backends)
-	}
-	s.plan.UDPFrontends.Set(k, backends)
+	s.plan.UDPFrontends.Set(k, f.Serving)
 }
 
 // elementComment names a front end's owner, within the 127 bytes that nft

@@ -17,7 +17,6 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/twill-net/twill/api"
-	"github.com/twill-net/twill/dataplane/conntrack"
 	"github.com/twill-net/twill/dataplane/testnet"
 )
 
@@ -242,79 +241,6 @@ func TestPacketsAffinityLeavesNoMark(t *testing.T) {
 		}
 		if out, err := s.node.Command("nft", "list", "table", "inet", "probe").CombinedOutput(); err != nil || !strings.Contains(string(out), "counter packets 0 bytes 0") {
 			t.Errorf("packets left with a mark (%v):\n%s", err, out)
-		}
-	})
-}
-
-// A client that keeps sending from one port gets another backend when its own
-// goes, when the service is scaled to zero and back, and where it began to
-// send before there was a service.
-func TestPacketsUDPClientsFollow(t *testing.T) {
-	eachFamily(t, func(t *testing.T, s *site) {
-		var tracked *conntrack.Kernel
-		s.node.Do(func() {
-			var err error
-			if tracked, err = conntrack.Open(); err != nil {
-				t.Fatal(err)
-			}
-		})
-		defer tracked.Close()
-		apply := func() {
-			t.Helper()
-			s.apply()
-			if _, err := tracked.Apply(s.planner.Flush()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		var c net.PacketConn
-		s.outside.Do(func() {
-			var err error
-			if c, err = net.ListenPacket("udp", ":5000"); err != nil {
-				t.Fatal(err)
-			}
-		})
-		defer c.Close()
-		answer := func(patience time.Duration) string {
-			t.Helper()
-			to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(s.family.clusterIP), 80))
-			if _, err := c.WriteTo([]byte("?"), to); err != nil {
-				t.Fatal(err)
-			}
-			c.SetReadDeadline(time.Now().Add(patience))
-			b := make([]byte, 100)
-			n, _, err := c.ReadFrom(b)
-			if err != nil {
-				return ""
-			}
-			name, _, _ := strings.Cut(string(b[:n]), " ")
-			return name
-		}
-		answer(10 * time.Millisecond)
-		for _, step := range []struct {
-			name      string
-			endpoints []string
-			want      string
-		}{
-			{"the service appears", s.family.pod[:1], "pod0"},
-			{"another endpoint", s.family.pod[1:], "pod1"},
-			{"scaled to zero", nil, ""},
-			{"and back", s.family.pod[:1], "pod0"},
-		} {
-			s.planner.Put(web(s.family.clusterIP))
-			s.planner.Put(webSlice(step.endpoints))
-			apply()
-			patience := 5 * time.Second
-			if step.want == "" {
-				patience = 300 * time.Millisecond
-			}
-			if got := answer(patience); got != step.want {
-				t.Fatalf("%s: answer from %q, want %q", step.name, got, step.want)
-			}
-		}
-		s.planner.Delete(api.ServiceKind, api.Key{Namespace: "default", Name: "web"})
-		apply()
-		if got := answer(300 * time.Millisecond); got != "" {
-			t.Errorf("the service is deleted: answer from %q", got)
 		}
 	})
 }

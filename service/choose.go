@@ -51,6 +51,7 @@ func (c candidate) preference() int {
 type choice struct {
 	cluster []netip.AddrPort // for whoever may be sent anywhere
 	local   []netip.AddrPort // for whoever must stay on this node
+	serving []netip.AddrPort // all that can answer, chosen or not
 }
 
 // choose applies readiness, topology and traffic policy as kube-proxy does
@@ -67,6 +68,7 @@ func choose(all []candidate, local Local) choice {
 	return choice{
 		cluster: firstOf(all, func(c candidate) bool { return c.ready && near(c) }, lingering),
 		local:   firstOf(all, here(ready), here(lingering)),
+		serving: firstOf(all, func(c candidate) bool { return c.ready || c.serving }),
 	}
 }
 

@@ -68,6 +68,9 @@ type Frontend struct {
 	// address.
 	Local         bool
 	LocalBackends []netip.AddrPort // sorted
+	// Serving are all endpoints that can answer, chosen for new connections or
+	// not; connections to them go on. Sorted.
+	Serving []netip.AddrPort
 
 	Affinity time.Duration // a client stays with its endpoint for so long; 0: not at all
 	// SourceRanges are the clients that are let in; nil: all. Packets of other
@@ -140,7 +143,7 @@ func (s *Service) hasFamily(is4 bool) bool {
 
 // frontend applies the traffic policies of the class to the endpoints chosen.
 func (s *Service) frontend(class Class, c choice) Frontend {
-	f := Frontend{Class: class, Backends: c.cluster, Affinity: s.Affinity}
+	f := Frontend{Class: class, Backends: c.cluster, Serving: c.serving, Affinity: s.Affinity}
 	switch {
 	case class == ClusterIP && s.InternalLocal:
 		f.Backends = c.local

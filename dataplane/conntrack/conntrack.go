@@ -1,7 +1,8 @@
 // Package conntrack removes connection tracking entries that lead UDP clients
-// to backends which no longer serve them, or to none at all, and those of pods that
-// are gone. TCP tells its clients itself; a UDP client that keeps sending keeps its
-// entry alive for ever.
+// to endpoints that no longer serve, or to none at all, and those of pods that are
+// gone. TCP tells its clients itself; a UDP client that keeps sending keeps its
+// entry alive for ever. Flows to an endpoint that still serves are kept, as TCP
+// connections are: while it terminates, or when it is no longer chosen for new ones.
 //
 // Of front ends it never removes an entry of another protocol, or of an address and
 // port that the plan does not name. It never flushes the table.
@@ -46,7 +47,7 @@ func (k *Kernel) Close() { k.socket.Close() }
 const attempts = 5
 
 // Apply removes the entries of dirty UDP front ends that lead elsewhere than to
-// a backend, and marks those front ends clean. Call it after the rules are in
+// an endpoint that serves, and marks those front ends clean. Call it after the rules are in
 // the kernel, else a packet in between makes a stale entry anew. A plan's front
 // ends are all dirty at first, so what a crash left behind is removed too.
 func (k *Kernel) Apply(p *plan.Plan) (deleted int, err error) {
