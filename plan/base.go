@@ -63,10 +63,8 @@ func planBase(p *Plan) {
 		forward = append(forward, R(InSet{Fields: Concat{f.src, f.dst}, Set: "hairpin" + f.suffix}, Accept).
 			WithComment("no policy keeps a pod from itself"))
 	}
-	p.Chains.Set("forward", Chain{Hook: "forward", Type: "filter", Priority: priorityFilter, Rules: append(forward,
-		R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy of local pods"),
-		R(Dispatch{Concat{OutInterface}, "to-pod"}).WithComment("ingress policy of local pods"),
-	)})
+	forward = append(append(forward, egressRules()...), R(Jump(chainToPods)))
+	p.Chains.Set("forward", Chain{Hook: "forward", Type: "filter", Priority: priorityFilter, Rules: forward})
 	planNodeChains(p, nil, false)
 
 	postrouting := []Rule{R(CtStatusDNAT{}, Jump("services-masquerade"))}
@@ -116,7 +114,7 @@ func planNodeChains(p *Plan, tunnels []uint16, open bool) {
 		R(fromPod, InPrefix{Field: DstIP4, Prefix: loopback4}, Counter{}, Drop).WithComment("the node's loopback is its own"),
 	)
 	if !open {
-		input = append(input, R(Dispatch{Concat{InInterface}, "from-pod"}).WithComment("egress policy holds for the pod's own node too"))
+		input = append(input, egressRules()...)
 	}
 	p.Chains.Set("input", Chain{Hook: "input", Type: "filter", Priority: priorityFilter, Rules: input})
 	// No policy in output: a node reaches its own pods, for probes.

@@ -226,7 +226,7 @@ func (pl *Planner) Problems() []Problem {
 // LocalRulesPending says whether something of the policy of the pod behind the
 // host interface is not in the kernel yet.
 func (pl *Planner) LocalRulesPending(hostInterface string) bool {
-	for _, dispatch := range []string{"from-pod", "to-pod"} {
+	for _, dispatch := range []string{mapFromPod, mapToPod, setIsolatedFrom, setIsolatedTo} {
 		if pl.plan.Elements.IsDirty(ElementKey{dispatch, KeyOf(hostInterface)}) {
 			return true
 		}

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"hash/fnv"
 	"slices"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -10,11 +11,23 @@ import (
 	"github.com/twill-net/twill/policy"
 )
 
-// The verdict maps that hand a local pod's packets to its policy's chains. A pod
-// that no policy isolates is in neither.
+// The verdict maps that hand a local pod's packets to its policy's chains, and
+// the sets of the pods that they have to decide for. A pod that no policy
+// isolates is in none of them.
 const (
-	mapFromPod = "from-pod" // jump: what is allowed returns, for the receiver's policy may still refuse it
-	mapToPod   = "to-pod"   // goto: what is allowed is accepted
+	mapFromPod = "from-pod"
+	mapToPod   = "to-pod"
+
+	// setIsolatedFrom and setIsolatedTo make policy fail closed. nf_tables reads
+	// rules as of the moment when a packet enters a base chain, but elements as of
+	// the moment of the look-up: a packet may be led to a chain that it sees empty.
+	setIsolatedFrom = "isolated-from"
+	setIsolatedTo   = "isolated-to"
+
+	// chainToPods is where packets go that egress policy allows: the receiver's
+	// policy decides. In the input hook, where there is no receiving pod, it
+	// accepts.
+	chainToPods = "to-pods"
 )
 
 // policyPlanner plans network policy: a chain per group of local pods, a chain
@@ -48,6 +61,10 @@ func newPolicyPlanner(p *Plan) *policyPlanner {
 	for _, name := range []string{mapFromPod, mapToPod} {
 		p.Sets.Set(name, Set{Key: []Type{IfName}, Value: []Type{VerdictType}})
 	}
+	for _, name := range []string{setIsolatedFrom, setIsolatedTo} {
+		p.Sets.Set(name, Set{Key: []Type{IfName}, Role: Guards})
+	}
+	p.Chains.Set(chainToPods, Chain{Rules: append(ingressRules(), R(Accept))})
 	return &policyPlanner{
 		plan: p, compiler: policy.NewCompiler(),
 		interfaces: map[api.Key]string{}, moved: map[api.Key]struct{}{},
@@ -149,7 +166,23 @@ func (pp *policyPlanner) planDispatch(changes []policy.EndpointChange) {
 func (pp *policyPlanner) dispatch(d dispatch) {
 	in, out, name := d.groups[policy.Ingress], d.groups[policy.Egress], d.hostInterface
 	setOrDelete(pp.plan.Elements, ElementKey{mapFromPod, KeyOf(name)}, Element{Verdict: string(Jump(out))}, out != "")
-	setOrDelete(pp.plan.Elements, ElementKey{mapToPod, KeyOf(name)}, Element{Verdict: string(Goto(in))}, in != "")
+	setOrDelete(pp.plan.Elements, ElementKey{mapToPod, KeyOf(name)}, Element{Verdict: string(Jump(in))}, in != "")
+	setOrDelete(pp.plan.Elements, ElementKey{setIsolatedFrom, KeyOf(name)}, Element{}, out != "")
+	setOrDelete(pp.plan.Elements, ElementKey{setIsolatedTo, KeyOf(name)}, Element{}, in != "")
+}
+
+// egressRules and ingressRules ask the policy of the sending and of the
+// receiving pod. The map jumps, so that a packet that finds no verdict in the
+// group's chains comes back to the second rule.
+func egressRules() []Rule { return policyRules(InInterface, mapFromPod, setIsolatedFrom, "egress") }
+
+func ingressRules() []Rule { return policyRules(OutInterface, mapToPod, setIsolatedTo, "ingress") }
+
+func policyRules(field Field, verdicts, isolated, direction string) []Rule {
+	return []Rule{
+		R(Dispatch{Concat{field}, verdicts}).WithComment(direction + " policy of local pods"),
+		R(InSet{Fields: Concat{field}, Set: isolated}, Counter{}, Drop).WithComment(direction + " policy gave no verdict"),
+	}
 }
 
 func setOrDelete[K comparable, V any](t demand[K, V], k K, v V, present bool) {
@@ -162,7 +195,7 @@ func setOrDelete[K comparable, V any](t demand[K, V], k K, v V, present bool) {
 
 func (pp *policyPlanner) planSet(change policy.SetChange) {
 	if change.New {
-		set := Set{Key: []Type{families[change.Family].addr}, Interval: change.Kind == policy.Ranges,
+		set := Set{Key: []Type{families[change.Family].addr}, Interval: change.Kind == policy.Ranges, Role: Permits,
 			Comment: R().WithComment(change.Comment).Comment}
 		if change.Kind == policy.AddressPorts {
 			set.Key = append(set.Key, InetProto, InetService)
@@ -226,6 +259,10 @@ func (pp *policyPlanner) planGroup(name string, next groupParts) {
 }
 
 // partsOf plans a group. A class that allows everybody needs no chain.
+//
+// Only the group's own chain changes under its name. Chains of classes and the
+// map that leads to them are named by what they hold, so that a packet that
+// began with the old rules finds the old classes to the end.
 func partsOf(g *policy.Group) groupParts {
 	parts := groupParts{chains: map[string]Chain{}, elements: map[ElementKey]Element{}}
 	allowed := allowedVerdict(g.Direction)
@@ -235,9 +272,10 @@ func partsOf(g *policy.Group) groupParts {
 			verdicts[i] = allowed
 			continue
 		}
-		chain := classChain(g, i)
+		rules := append(classRules(g.Direction, c), R(Drop))
+		chain := classChain(g, i) + contentSuffix(rules)
 		verdicts[i] = Goto(chain)
-		parts.chains[chain] = Chain{Rules: append(classRules(g.Direction, c), R(Drop))}
+		parts.chains[chain] = Chain{Rules: rules}
 	}
 
 	var rules []Rule
@@ -258,21 +296,30 @@ func partsOf(g *policy.Group) groupParts {
 	return parts
 }
 
-// classChain names a class by its first port: a number would change with every
-// class that comes before it.
+// contentSuffix tells rules apart by what they do, whatever their comments say.
+func contentSuffix(rules []Rule) string {
+	h := fnv.New32a()
+	for _, r := range rules {
+		fmt.Fprintln(h, R(r.Statements...))
+	}
+	return fmt.Sprintf("-%08x", h.Sum32())
+}
+
+// classChain names a class by its first port, for people who read the ruleset.
 func classChain(g *policy.Group, class int) string {
 	first := g.Ports[slices.IndexFunc(g.Ports, func(p policy.PortClass) bool { return p.Class == class })]
 	return fmt.Sprintf("%s-%s%d", g.Name, policy.ProtocolName(first.Protocol), first.First)
 }
 
 // addPorts plans the map from ports to classes. Only ranges need the costlier
-// kind of map; it has another name, because a map can't change its kind.
+// kind of map.
 func (parts *groupParts) addPorts(g *policy.Group, verdicts []Verdict) {
 	ranges := slices.ContainsFunc(g.Ports, func(p policy.PortClass) bool { return p.First != p.Last })
-	parts.ports = g.Name + "-ports"
-	if ranges {
-		parts.ports = g.Name + "-ranges"
+	h := fnv.New32a()
+	for _, p := range g.Ports {
+		fmt.Fprintln(h, p.Protocol, p.First, p.Last, verdicts[p.Class], ranges)
 	}
+	parts.ports = fmt.Sprintf("%s-ports-%08x", g.Name, h.Sum32())
 	parts.portsSet = Set{Key: []Type{InetProto, InetService}, Value: []Type{VerdictType}, Interval: ranges}
 	for _, p := range g.Ports {
 		e := Element{Verdict: string(verdicts[p.Class])}
@@ -285,7 +332,7 @@ func (parts *groupParts) addPorts(g *policy.Group, verdicts []Verdict) {
 
 func allowedVerdict(d policy.Direction) Verdict {
 	if d == policy.Egress {
-		return Return
+		return Goto(chainToPods)
 	}
 	return Accept
 }

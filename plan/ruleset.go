@@ -32,7 +32,26 @@ type Set struct {
 	Dynamic  bool   // rules add elements, which expire after Timeout; they are not in the plan
 	Timeout  time.Duration
 	Comment  string
+	Role     SetRole
 }
+
+// SetRole says what rules do with the packets that a set matches. The dataplane
+// orders its transactions by it, so that no packet meets a verdict that holds
+// neither before a change nor after it.
+type SetRole int
+
+// The roles.
+const (
+	// Lookup is the role of all sets and maps without another.
+	Lookup SetRole = iota
+	// Permits: what is in the set is let through, and the rules that look it up
+	// may change together with its elements. Those rules must see neither the
+	// elements of the other time.
+	Permits
+	// Guards: what is in the set is dropped unless a verdict map has decided
+	// before. Its elements come after those of the maps, and go with them.
+	Guards
+)
 
 // Equal says whether two sets are the same.
 func (s Set) Equal(o Set) bool { return s.String() == o.String() }

@@ -38,6 +38,22 @@ type chain struct {
 	rules []string
 }
 
+// sets are the sets that the rules look up, as canonical names them.
+func (c chain) sets() (names []string) {
+	mark := fmt.Sprintf("lookup %02d=", unix.NFTA_LOOKUP_SET)
+	for _, r := range c.rules {
+		for e := range strings.SplitSeq(r, "; ") {
+			if name, ok := strings.CutPrefix(e, mark); ok {
+				name, _, _ = strings.Cut(name, " ")
+				if b, err := hex.DecodeString(name); err == nil {
+					names = append(names, strings.TrimRight(string(b), "\x00"))
+				}
+			}
+		}
+	}
+	return names
+}
+
 func (c chain) equal(o chain) bool { return c.base == o.base && slices.Equal(c.rules, o.rules) }
 
 // compiled is a chain that can be written.

@@ -18,23 +18,57 @@ const (
 	kindChain
 )
 
-// stage is the order of changes that do not fit into one transaction: what is
-// referred to comes before what refers to it, dispatch comes last, and removals
-// go the other way round. So every state between is whole.
+// stage is the order of changes. It makes before it breaks: what is referred to
+// comes before what refers to it, and goes after it.
+//
+// That alone would not need more than one transaction, but a packet does not see
+// a transaction at once. It reads all rules as of the moment when it entered the
+// base chain (the kernel keeps two generations of each chain), and looks
+// elements up as of the moment of the look-up: a verdict map may lead it to a
+// chain that it sees empty, and its old rules may miss the set that went. And
+// concatenations with ranges are looked up in a copy that the kernel replaces
+// only at the end of its commit (nft_set_pipapo), after rules and all other
+// elements. So stages belong to phases, each a transaction of its own.
 type stage int
 
 const (
-	stageTable stage = iota
+	// Elements that rules of the other time must not see; see separate.
+	stageNarrow stage = iota
+	// What no packet gets to yet, and members of sets, one by one.
+	stageTable
 	stageSets
 	stageMembers // elements that decide nothing by themselves
-	stageChains
-	stageDispatch   // elements of verdict maps
-	stageUndispatch // removals begin
+	stageChains  // new ones
+	stageNewMaps // elements of new verdict maps
+	// What packets get to: rules of chains that are there, and then elements of
+	// verdict maps, since these may lead to the rules.
+	stageRules
+	stageUnguard
+	stageDispatch
+	// What is no longer used, and what may only hold from now on.
+	stageWiden // the counterpart of stageNarrow
+	stageGuard
 	stageFlush
 	stageDropSets
 	stageDropChains
 	stageDropMembers
+	stages
 )
+
+// phase numbers the transactions.
+func (s stage) phase() int {
+	switch {
+	case s == stageNarrow:
+		return 0
+	case s <= stageNewMaps:
+		return 1
+	case s == stageRules:
+		return 2
+	case s <= stageDispatch:
+		return 3
+	}
+	return 4
+}
 
 // change is one object's way from what the kernel has to what is wanted.
 type change struct {
@@ -50,7 +84,7 @@ type change struct {
 	members                int         // that the new set will have
 	chain                  *compiled   // the new chain; nil: it goes
 	rebase                 bool        // the chain has to be made anew
-	flushOnly              bool        // of a chain that is removed afterwards
+	followed               bool        // another change of the same object comes in a later stage
 }
 
 // elementKey is the plan's key of an element.
@@ -119,6 +153,7 @@ func compare(p *plan.Plan, have *mirror) *comparison {
 	c.sets()
 	c.elements()
 	c.chains()
+	c.separate()
 	if !have.table && p.Sets.Len()+p.Chains.Len() > 0 {
 		c.changes = append(c.changes, &change{kind: kindTable, stage: stageTable, want: true})
 	}
@@ -129,28 +164,11 @@ func compare(p *plan.Plan, have *mirror) *comparison {
 // byStage keeps the order within a stage: elements come set by set. It does not
 // compare, since most often there are many of one stage.
 func byStage(changes []*change) []*change {
-	var stages [stageDropMembers + 1][]*change
+	var sorted [stages][]*change
 	for _, ch := range changes {
-		stages[ch.stage] = append(stages[ch.stage], ch)
+		sorted[ch.stage] = append(sorted[ch.stage], ch)
 	}
-	return slices.Concat(stages[:]...)
-}
-
-// whole says whether the changes have to be one transaction, whatever it costs.
-// If a set is made anew, the rules that use it can't be without it. And if a set
-// that is there gains members while rules change, it may have passed from one
-// rule to another: it must not be the one's still and have the other's members.
-func (c *comparison) whole() bool {
-	gains, rules := false, false
-	for _, ch := range c.changes {
-		switch {
-		case ch.kind == kindChain && ch.stage == stageChains && ch.had:
-			rules = true
-		case ch.kind == kindElement && ch.stage == stageMembers && ch.want && c.have.sets[ch.name] != nil:
-			gains = true
-		}
-	}
-	return len(c.redone) > 0 || gains && rules
+	return slices.Concat(sorted[:]...)
 }
 
 func (c *comparison) sets() {
@@ -237,10 +255,20 @@ func (c *comparison) definition(name string) (*definition, bool) {
 }
 
 func (c *comparison) elements() {
+	first := len(c.changes)
 	for k := range c.plan.Elements.Dirty() {
 		if err := c.element(k); err != nil {
 			c.errors = append(c.errors, err)
 		}
+	}
+	gains := map[string]bool{}
+	for _, ch := range c.changes[first:] {
+		if ch.want && ch.definition.interval() {
+			gains[ch.name] = true
+		}
+	}
+	for _, ch := range c.changes[first:] {
+		ch.stage = c.elementStage(ch, gains[ch.name])
 	}
 }
 
@@ -269,23 +297,82 @@ func (c *comparison) element(k plan.ElementKey) error {
 		c.plan.Elements.MarkClean(k)
 		return nil
 	}
-	ch.stage = elementStage(d, want)
 	c.changes = append(c.changes, ch)
 	return nil
 }
 
-// elementStage: in a set of ranges, removals stay with the additions, which may
-// overlap them.
-func elementStage(d *definition, want bool) stage {
+// elementStage: removals from a set of ranges stay with its additions, if it
+// gains any: they may overlap.
+func (c *comparison) elementStage(ch *change, gains bool) stage {
+	d := ch.definition
 	switch {
-	case d.verdicts() && (want || d.interval()):
-		return stageDispatch
+	case d.role == plan.Guards && ch.want:
+		return stageGuard
+	case d.verdicts() && c.have.sets[ch.name] == nil:
+		return stageNewMaps
+	case d.role == plan.Guards:
+		return stageUnguard
 	case d.verdicts():
-		return stageUndispatch
-	case want || d.interval():
+		return stageDispatch
+	case ch.want || d.interval() && gains:
 		return stageMembers
 	}
 	return stageDropMembers
+}
+
+// separate keeps rules and elements of different times apart. A set that permits
+// may pass from one rule to another that permits something else: elements that
+// leave a set which new rules use go before them, and elements that come to a
+// set which old rules use come after the last packet could get to these. So for
+// a moment there may be too few of them, and never too many.
+func (c *comparison) separate() {
+	if len(c.have.chains) == 0 {
+		return
+	}
+	before, after := c.usedByChanged()
+	for _, ch := range c.changes {
+		if ch.kind != kindElement || ch.definition.role != plan.Permits || c.have.sets[ch.name] == nil {
+			continue
+		}
+		old, now := before[ch.name], after[ch.name]
+		switch {
+		case !ch.want && now:
+			ch.stage = stageNarrow
+		case ch.want && ch.had && now:
+			goes := *ch
+			goes.want, goes.newElement, goes.stage, goes.followed = false, "", stageNarrow, true
+			c.changes = append(c.changes, &goes)
+			ch.had = false
+		}
+		if ch.want && old {
+			ch.stage = stageWiden
+		}
+	}
+}
+
+// usedByChanged are the sets that the old rules of chains that change or go use,
+// and those that the new rules of chains that change or come use.
+func (c *comparison) usedByChanged() (before, after map[string]bool) {
+	before, after = map[string]bool{}, map[string]bool{}
+	for _, ch := range c.changes {
+		if ch.kind != kindChain {
+			continue
+		}
+		if old := c.have.chains[ch.name]; old != nil {
+			for _, name := range old.sets() {
+				before[name] = true
+			}
+		}
+		if ch.want {
+			planned, _ := c.plan.Chains.Get(ch.name)
+			for _, r := range planned.Rules {
+				for _, name := range setsOf(r) {
+					after[name] = true
+				}
+			}
+		}
+	}
+	return before, after
 }
 
 func (c *comparison) chains() {
@@ -310,8 +397,12 @@ func (c *comparison) chains() {
 			c.plan.Chains.MarkClean(name)
 			continue
 		}
-		written[name] = &change{kind: kindChain, stage: stageChains, name: name, had: had, want: true,
+		ch := &change{kind: kindChain, stage: stageChains, name: name, had: had, want: true,
 			chain: &compiled, rebase: had && old.base != compiled.base}
+		if had {
+			ch.stage = stageRules
+		}
+		written[name] = ch
 	}
 	c.changes = append(c.changes, calleesFirst(written)...)
 }
@@ -323,7 +414,7 @@ func (c *comparison) removeChain(name string, old *chain) {
 	}
 	// Removed chains may refer to each other: all are emptied first.
 	if len(old.rules) > 0 {
-		c.changes = append(c.changes, &change{kind: kindChain, stage: stageFlush, name: name, had: true, flushOnly: true})
+		c.changes = append(c.changes, &change{kind: kindChain, stage: stageFlush, name: name, had: true, followed: true})
 	}
 	c.changes = append(c.changes, &change{kind: kindChain, stage: stageDropChains, name: name, had: true})
 }

@@ -2,7 +2,6 @@ package nft
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -14,39 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/twill-net/twill/dataplane/testnet"
 	"github.com/twill-net/twill/plan"
-	"golang.org/x/sys/unix"
 )
-
-// transactionsIn counts the transactions that f makes.
-func transactionsIn(t *testing.T, ns *testnet.NS, f func()) (n int) {
-	t.Helper()
-	var s *socket
-	ns.Do(func() {
-		var err error
-		if s, err = openSocket(); err != nil {
-			t.Fatal(err)
-		}
-	})
-	defer s.close()
-	if err := s.subscribe(0); err != nil {
-		t.Fatal(err)
-	}
-	f()
-	for {
-		messages, err := s.receive()
-		if errors.Is(err, unix.EAGAIN) {
-			return n
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range messages {
-			if m.Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
-				n++
-			}
-		}
-	}
-}
 
 func TestOneChangeIsOneTransaction(t *testing.T) {
 	member := plan.ElementKey{Set: "members", Key: plan.KeyOf(addr("10.244.1.2"))}
@@ -81,24 +48,10 @@ func TestOneChangeIsOneTransaction(t *testing.T) {
 				plan.Element{End: plan.KeyOf(uint8(6), uint16(89)), Verdict: "drop"})
 		}},
 		"a chain": {1, func(p *plan.Plan) { p.Chains.Set("leaf", plan.Chain{Rules: []plan.Rule{plan.R(plan.Drop)}}) }},
-		"a chain that is new": {2, func(p *plan.Plan) {
-			p.Chains.Set("new", plan.Chain{Rules: []plan.Rule{plan.R(plan.Drop)}})
-			p.Elements.Set(pod, plan.Element{Verdict: "goto new"})
-		}},
 		"a chain's priority": {1, func(p *plan.Plan) {
 			c, _ := p.Chains.Get("forward")
 			c.Priority = 7
 			p.Chains.Set("forward", c)
-		}},
-		"a chain that goes": {7, func(p *plan.Plan) {
-			p.Chains.Delete("leaf") // emptied, deleted
-			p.Elements.Delete(pod)
-			p.Elements.Delete(plan.ElementKey{Set: "to-pod", Key: plan.KeyOf("tw-456")})
-			p.Elements.Delete(class)
-			c, _ := p.Chains.Get("statements")
-			c.Rules = slices.DeleteFunc(slices.Clone(c.Rules), func(r plan.Rule) bool { return strings.Contains(r.String(), "leaf") })
-			p.Chains.Set("statements", c)
-			p.Elements.Delete(member)
 		}},
 		// The set, its element, and the two chains that use it.
 		"a set's type": {4, func(p *plan.Plan) {
@@ -114,11 +67,11 @@ func TestOneChangeIsOneTransaction(t *testing.T) {
 			k, p := open(t, ns), everything()
 			apply(t, k, p)
 			test.change(p)
-			n := transactionsIn(t, ns, func() {
+			n := len(transactionsIn(t, ns, func() {
 				if writes := apply(t, k, p); writes != test.writes {
 					t.Errorf("%d writes, want %d", writes, test.writes)
 				}
-			})
+			}))
 			if want := min(1, test.writes); n != want {
 				t.Errorf("%d transactions, want %d", n, want)
 			}
@@ -133,7 +86,7 @@ func TestOneChangeIsOneTransaction(t *testing.T) {
 func TestBigLoadIsCut(t *testing.T) {
 	ns := testnet.New(t)
 	k, p := open(t, ns), bigPlan(many)
-	n := transactionsIn(t, ns, func() { apply(t, k, p) })
+	n := len(transactionsIn(t, ns, func() { apply(t, k, p) }))
 	if want := many/maxWeight + 1; n != want {
 		t.Errorf("loaded in %d transactions, want %d", n, want)
 	}
@@ -151,22 +104,6 @@ func TestBigLoadIsCut(t *testing.T) {
 	if len(k.have.sets)+len(k.have.chains) != 0 {
 		t.Errorf("left in the kernel: %v", k.have)
 	}
-}
-
-// TestSetThatPassesOnIsNotCut: a rule lets go of a set that gains many members
-// for somebody else. Were that cut, the rule would have them for a while.
-func TestSetThatPassesOnIsNotCut(t *testing.T) {
-	ns := testnet.New(t)
-	k, p := open(t, ns), bigPlan(100)
-	apply(t, k, p)
-	for i := range 2 * maxWeight {
-		addMember(p, i)
-	}
-	p.Chains.Set("forward", plan.Chain{Hook: "forward", Type: "filter", Rules: []plan.Rule{plan.R(plan.Drop)}})
-	if n := transactionsIn(t, ns, func() { apply(t, k, p) }); n != 1 {
-		t.Errorf("%d transactions, want 1", n)
-	}
-	settled(t, k, p)
 }
 
 // TestManyChains: more chains than one transaction takes, which jump to each

@@ -1,7 +1,7 @@
 // Package nft makes a plan's chains, sets and elements true in the kernel: they
 // are the nftables table "inet twill", all of which is ours. It talks netlink,
-// writes only what differs, and puts one change into one transaction, so that
-// no packet sees half of it.
+// writes only what differs, and orders transactions so that a packet on its
+// way is judged by what held before a change or by what holds after it.
 //
 // It never runs the nft program, never touches another table, and decides
 // nothing: what is not in the plan is removed, and what can't be expressed is

@@ -73,8 +73,9 @@ func (k *Kernel) doubt(d doubts) {
 
 // Apply makes the plan's chains, sets and elements true and marks them clean.
 // It looks at dirty keys only, but for what it has reason to doubt, and counts
-// the objects that it wrote or removed. All that differs is one transaction,
-// unless it is so much that the kernel would be busy for more than about 50 ms.
+// the objects that it wrote or removed. Changes are made before others are
+// broken, in as few transactions as that takes (see stage), none of which keeps
+// the kernel busy for more than about 50 ms.
 //
 // An object that can't be written stays dirty and is named in the error, which
 // joins one error for each; all others are written nevertheless.
@@ -227,7 +228,7 @@ func (k *Kernel) write(p *plan.Plan, last bool) (writes int, again bool, err err
 
 func (k *Kernel) writeAll(p *plan.Plan, c *comparison, last bool) (writes int, again bool, err error) {
 	var busy []*change
-	for changes, b := range prepared(transactions(c.changes, c.whole())) {
+	for changes, b := range prepared(transactions(c.changes)) {
 		r, err := k.commit(p, changes, b, last)
 		writes += r.writes
 		busy = append(busy, r.busy...)
@@ -316,7 +317,7 @@ func (k *Kernel) settle(p *plan.Plan, ch *change) {
 	old := k.have.sets[ch.name]
 	k.have.note(ch)
 	switch {
-	case ch.flushOnly:
+	case ch.followed:
 	case ch.kind == kindSet:
 		p.Sets.MarkClean(ch.name)
 		if !ch.want {

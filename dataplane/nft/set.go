@@ -52,8 +52,9 @@ type definition struct {
 	timeout            time.Duration
 	size               uint32
 	comment            string
-	keySize, valueSize int    // of keys and values in a plan
-	keyOrder, valOrder uint32 // what nft notes about byte order; never compared
+	keySize, valueSize int          // of keys and values in a plan
+	keyOrder, valOrder uint32       // what nft notes about byte order; never compared
+	role               plan.SetRole // known of planned sets only; never compared
 }
 
 func (d definition) interval() bool { return d.flags&unix.NFT_SET_INTERVAL != 0 }
@@ -63,7 +64,8 @@ func (d definition) verdicts() bool { return d.dataType == verdictData }
 
 // same compares what the kernel can tell.
 func (d definition) same(o definition) bool {
-	d.keyOrder, d.valOrder, o.keyOrder, o.valOrder = 0, 0, 0, 0
+	d.keyOrder, d.valOrder, d.role = 0, 0, 0
+	o.keyOrder, o.valOrder, o.role = 0, 0, 0
 	return d == o
 }
 
@@ -106,7 +108,7 @@ func define(s plan.Set) (d definition, err error) {
 	if s.Timeout < 0 || s.Timeout%time.Second != 0 {
 		return d, fmt.Errorf("timeout %s is not a number of whole seconds", s.Timeout)
 	}
-	d.timeout = s.Timeout
+	d.timeout, d.role = s.Timeout, s.Role
 	d.comment = cutComment(s.Comment)
 	return d.withSizes(), nil
 }

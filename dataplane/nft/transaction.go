@@ -17,22 +17,39 @@ const (
 	maxElementBytes = 60_000
 )
 
-// transactions cuts sorted changes into transactions. Changes of one range set
-// stay together, since a range may replace part of another.
-func transactions(changes []*change, whole bool) [][]*change {
-	if whole || len(changes) == 0 {
+// transactions cuts sorted changes into transactions: one for each phase, or more
+// where a phase has so much that the kernel would be busy for too long. While no
+// chain changes, nothing that a verdict map leads to does, and members and
+// verdicts go together. If a set is made anew, all is one: the rules that use it
+// can't be without it.
+func transactions(changes []*change) [][]*change {
+	var out [][]*change
+	chains, redone := false, false
+	for _, ch := range changes {
+		chains = chains || ch.kind == kindChain && ch.want
+		redone = redone || ch.kind == kindSet && ch.had && ch.want
+	}
+	if redone {
 		return [][]*change{changes}
 	}
-	var out [][]*change
+	phase := func(ch *change) int {
+		if !chains && ch.stage <= stageDispatch {
+			return stageDispatch.phase()
+		}
+		return ch.stage.phase()
+	}
 	start, weight := 0, 0
 	for i, ch := range changes {
 		weight += ch.weight()
-		if i > start && weight > maxWeight && !together(changes[i-1], ch) {
+		if i > start && (phase(ch) != phase(changes[i-1]) || weight > maxWeight && !together(changes[i-1], ch)) {
 			out = append(out, changes[start:i])
 			start, weight = i, ch.weight()
 		}
 	}
-	return append(out, changes[start:])
+	if start < len(changes) {
+		out = append(out, changes[start:])
+	}
+	return out
 }
 
 func together(a, b *change) bool {
@@ -79,6 +96,9 @@ func (b *batch) blamed(r refusal, exact bool) []mention {
 // one before.
 func prepared(all [][]*change) iter.Seq2[[]*change, *batch] {
 	return func(yield func([]*change, *batch) bool) {
+		if len(all) == 0 {
+			return
+		}
 		next := make(chan *batch, 1)
 		next <- newBatch(all[0])
 		for i, changes := range all {
@@ -120,7 +140,7 @@ func newBatch(changes []*change) *batch {
 		}
 	}
 	for _, ch := range chains {
-		if ch.rebase || !ch.want && !ch.flushOnly {
+		if ch.rebase || !ch.want && !ch.followed {
 			b.add(ch, message{unix.NFT_MSG_DELCHAIN, 0, objectName(unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, ch.name)})
 		}
 	}
@@ -138,7 +158,7 @@ func newBatch(changes []*change) *batch {
 // removeReferences empties the chains that change or go.
 func (b *batch) removeReferences(chains []*change) {
 	for _, ch := range chains {
-		if ch.had && (ch.want || ch.flushOnly) {
+		if ch.had && (ch.want || ch.followed) {
 			b.add(ch, message{unix.NFT_MSG_DELRULE, 0, objectName(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, ch.name)})
 		}
 	}
@@ -212,7 +232,7 @@ func (m *mirror) note(ch *change) {
 		switch {
 		case ch.want:
 			m.chains[ch.name] = &chain{ch.chain.base, ch.chain.rules}
-		case ch.flushOnly:
+		case ch.followed:
 			m.chains[ch.name] = &chain{base: m.chains[ch.name].base}
 		default:
 			delete(m.chains, ch.name)
