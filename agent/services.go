@@ -198,25 +198,44 @@ func proxyMode() http.Handler {
 }
 
 // proxyHealth tells load balancers whether this node is to get new connections:
-// /healthz says no also while the node is being removed, /livez does not.
+// /healthz says no also while the node is being removed, /livez does not. The
+// bodies are kube-proxy's.
 func (a *Agent) proxyHealth() http.Handler {
-	answer := func(w http.ResponseWriter, eligible bool) {
+	answer := func(w http.ResponseWriter, eligible *bool) {
+		now, healthy := time.Now().UTC(), a.carries.Load()
+		body := proxyHealth{CurrentTime: now, NodeEligible: eligible, Healthy: healthy}
+		if healthy {
+			one := familyHealth{now, true}
+			body.LastUpdated, body.Status = now, map[corev1.IPFamily]familyHealth{corev1.IPv4Protocol: one, corev1.IPv6Protocol: one}
+		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		if !eligible || !a.carries.Load() {
+		if !healthy || eligible != nil && !*eligible {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-		now := time.Now().UTC().Format(time.RFC3339)
-		_ = json.NewEncoder(w).Encode(struct { // a client that went away wants nothing more
-			LastUpdated  string `json:"lastUpdated"`
-			CurrentTime  string `json:"currentTime"`
-			NodeEligible bool   `json:"nodeEligible"`
-		}{now, now, eligible})
+		_ = json.NewEncoder(w).Encode(body) // a client that went away wants nothing more
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, !a.leavesCluster.Load()) })
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, true) })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		eligible := !a.leavesCluster.Load()
+		answer(w, &eligible)
+	})
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
 	return mux
+}
+
+// proxyHealth is the body of /healthz and /livez.
+type proxyHealth struct {
+	LastUpdated  time.Time                        `json:"lastUpdated"` // zero: nothing is programmed yet
+	CurrentTime  time.Time                        `json:"currentTime"`
+	NodeEligible *bool                            `json:"nodeEligible,omitempty"` // only of /healthz
+	Healthy      bool                             `json:"healthy"`
+	Status       map[corev1.IPFamily]familyHealth `json:"status,omitempty"` // both families have one fate
+}
+
+type familyHealth struct {
+	LastUpdated time.Time `json:"lastUpdated"`
+	Healthy     bool      `json:"healthy"`
 }
 
 // leaves says whether a node is being removed.

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"regexp"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -81,20 +83,24 @@ func TestAnswersForProxy(t *testing.T) {
 		body, _ := io.ReadAll(w.Body)
 		return w.Code, string(body)
 	}
-	expect := func(path string, want int) {
+	times := regexp.MustCompile(`"20[^"]+Z"`)
+	expect := func(path string, want int, wantBody string) {
 		t.Helper()
-		if code, body := get(a.proxyHealth(), path); code != want {
-			t.Errorf("%s: %d %s, want %d", path, code, body, want)
+		code, body := get(a.proxyHealth(), path)
+		if got := times.ReplaceAllString(strings.TrimSpace(body), `"now"`); code != want || got != wantBody {
+			t.Errorf("%s: %d %s\nwant %d %s", path, code, got, want, wantBody)
 		}
 	}
-	expect("/healthz", http.StatusServiceUnavailable) // nothing is programmed yet
+	// Nothing is programmed yet.
+	expect("/healthz", http.StatusServiceUnavailable, `{"lastUpdated":"0001-01-01T00:00:00Z","currentTime":"now","nodeEligible":true,"healthy":false}`)
+	const healthy = `"healthy":true,"status":{"IPv4":{"lastUpdated":"now","healthy":true},"IPv6":{"lastUpdated":"now","healthy":true}}}`
 	a.carries.Store(true)
-	expect("/healthz", http.StatusOK)
+	expect("/healthz", http.StatusOK, `{"lastUpdated":"now","currentTime":"now","nodeEligible":true,`+healthy)
 	n := &corev1.Node{}
 	n.Spec.Taints = []corev1.Taint{{Key: deletionTaint, Effect: corev1.TaintEffectNoSchedule}}
 	a.leavesCluster.Store(leaves(n))
-	expect("/healthz", http.StatusServiceUnavailable)
-	expect("/livez", http.StatusOK)
+	expect("/healthz", http.StatusServiceUnavailable, `{"lastUpdated":"now","currentTime":"now","nodeEligible":false,`+healthy)
+	expect("/livez", http.StatusOK, `{"lastUpdated":"now","currentTime":"now",`+healthy)
 	if code, body := get(proxyMode(), "/proxyMode"); code != http.StatusOK || body != "nftables" {
 		t.Errorf("/proxyMode: %d %q", code, body)
 	}

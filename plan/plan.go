@@ -30,9 +30,9 @@ type Plan struct {
 	// elsewhere have to be removed.
 	UDPFrontends *Table[Frontend, Backends]
 
-	// HealthChecks are the ports, over HTTP, on which load balancers ask whether
-	// this node has endpoints of a Service.
-	HealthChecks *Table[uint16, HealthCheck]
+	// HealthChecks are the addresses and ports, over HTTP, at which load balancers
+	// ask whether this node has endpoints of a Service.
+	HealthChecks *Table[netip.AddrPort, HealthCheck]
 }
 
 // New returns an empty plan.
@@ -49,7 +49,7 @@ func New() *Plan {
 		Elements:   newElements(),
 
 		UDPFrontends: NewTable[Frontend](Backends.Equal),
-		HealthChecks: NewTable[uint16](same[HealthCheck]),
+		HealthChecks: NewTable[netip.AddrPort](same[HealthCheck]),
 	}
 }
 
@@ -120,7 +120,7 @@ type Route struct {
 // HealthCheck is what a load balancer is told.
 type HealthCheck struct {
 	Service        api.Key
-	LocalEndpoints int // that are ready
+	LocalEndpoints int // that are ready, of the address's family
 }
 
 // Frontend is an address and port of this node's that is balanced.

@@ -43,7 +43,7 @@ type servicePlanner struct {
 	balancers  map[balancer]*balancerUse
 	clusterIPs holders[netip.Addr]
 
-	healthChecks *units[uint16, HealthCheck]
+	healthChecks *units[netip.AddrPort, HealthCheck]
 }
 
 // HostPort is a port of a node that is led to a pod on it.
@@ -224,10 +224,11 @@ func (s *servicePlanner) replacePodAddrs(old, addrs []netip.Addr) {
 
 // planHealthCheck has load balancers answered for a Service that wants it.
 func (s *servicePlanner) planHealthCheck(key api.Key) {
-	var checks map[uint16]HealthCheck
-	if svc := s.services[key]; svc != nil && svc.HealthCheckPort != 0 && !s.off {
-		n := service.LocalEndpoints(s.slices[key], s.local.Node)
-		checks = map[uint16]HealthCheck{svc.HealthCheckPort: {Service: key, LocalEndpoints: n}}
+	checks := map[netip.AddrPort]HealthCheck{}
+	if svc := s.services[key]; svc != nil && !s.off {
+		for at, n := range svc.HealthChecks(s.slices[key], s.local) {
+			checks[at] = HealthCheck{Service: key, LocalEndpoints: n}
+		}
 	}
 	s.healthChecks.replace(key.String(), checks)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -380,44 +381,52 @@ func BenchmarkServices10000x2Change(b *testing.B)  { benchmarkChange(b, 10_000, 
 func BenchmarkServices1000x250Load(b *testing.B)   { benchmarkLoad(b, 1_000, 250) }
 func BenchmarkServices1000x250Change(b *testing.B) { benchmarkChange(b, 1_000, 250) }
 
-// TestHealthCheckCountsWhatIsReadyHere: what a load balancer is told follows the
-// node's own ready endpoints.
-func TestHealthCheckCountsWhatIsReadyHere(t *testing.T) {
-	p := New()
-	s := newServicePlanner(p, "here")
+// TestHealthChecksCountWhatIsReadyHere: what a load balancer is told follows the
+// node's own ready endpoints, of each of the Service's families by itself.
+func TestHealthChecksCountWhatIsReadyHere(t *testing.T) {
+	s := newServices()
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: corev1.ServiceSpec{
-		Type: corev1.ServiceTypeLoadBalancer, ClusterIP: "10.1.0.10", ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal,
-		HealthCheckNodePort: 32000, Ports: []corev1.ServicePort{{Name: "http", Port: 80}, {Name: "https", Port: 443}},
+		Type: corev1.ServiceTypeLoadBalancer, ClusterIP: "10.1.0.10", ClusterIPs: []string{"10.1.0.10", "fd10::a"},
+		ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal,
+		HealthCheckNodePort:   32000, Ports: []corev1.ServicePort{{Name: "http", Port: 80}, {Name: "https", Port: 443}},
 	}}
 	endpoint := func(addr, node string, ready bool) discoveryv1.Endpoint {
 		return discoveryv1.Endpoint{Addresses: []string{addr}, NodeName: &node, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}
 	}
-	slice := func(endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
+	slice := func(family discoveryv1.AddressType, endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
 		return &discoveryv1.EndpointSlice{
-			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
-			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: endpoints,
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-" + string(family), Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+			AddressType: family, Endpoints: endpoints,
 			Ports: []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](8080)}, {Name: ptr.To("https"), Port: ptr.To[int32](8443)}},
 		}
 	}
-	expect := func(want int) {
+	expect := func(want map[string]int) {
 		t.Helper()
 		s.flush()
-		if got, ok := p.HealthChecks.Get(32000); !ok || got.LocalEndpoints != want || got.Service.Name != "web" {
-			t.Errorf("%v %t, want %d endpoints", got, ok, want)
+		got := map[string]int{}
+		for at, check := range s.plan.HealthChecks.All() {
+			got[at.String()] = check.LocalEndpoints
+		}
+		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("endpoints by address (-want +got):\n%s", diff)
 		}
 	}
+	const four, six = "172.16.0.1:32000", "[fd00::1]:32000"
 	s.setService(svc)
-	expect(0)
-	s.setEndpointSlice(slice(endpoint("10.244.0.1", "here", true), endpoint("10.244.0.2", "here", false), endpoint("10.244.1.1", "there", true)))
-	expect(1)
-	s.setEndpointSlice(slice(endpoint("10.244.0.1", "here", true), endpoint("10.244.0.2", "here", true)))
-	expect(2)
-	s.deleteEndpointSlice(api.Key{Namespace: "default", Name: "web-1"})
-	expect(0)
+	expect(map[string]int{four: 0, six: 0})
+	s.setEndpointSlice(slice("IPv4", endpoint("10.244.0.1", "here", true), endpoint("10.244.0.2", "here", false), endpoint("10.244.1.1", "there", true)))
+	expect(map[string]int{four: 1, six: 0})
+	s.setEndpointSlice(slice("IPv6", endpoint("fd00:244::1", "here", true), endpoint("fd00:244::2", "here", true)))
+	expect(map[string]int{four: 1, six: 2})
+	s.deleteEndpointSlice(api.Key{Namespace: "default", Name: "web-IPv4"})
+	expect(map[string]int{four: 0, six: 2})
+	s.setNode("z1", 2, append(nodeAddrs[:2:2], netip.MustParseAddr("172.16.0.2")))
+	expect(map[string]int{four: 0, "172.16.0.2:32000": 0, six: 2})
+	s.setNode("z1", 2, nodeAddrs)
+	svc.Spec.ClusterIPs = svc.Spec.ClusterIPs[:1]
+	s.setService(svc)
+	expect(map[string]int{four: 0})
 	svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
 	s.setService(svc)
-	s.flush()
-	if n := p.HealthChecks.Len(); n != 0 {
-		t.Errorf("%d health checks without policy Local", n)
-	}
+	expect(nil)
 }

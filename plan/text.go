@@ -52,9 +52,9 @@ func (p *Plan) writeKernel(w io.Writer) {
 		v, _ := p.FDB.Get(k)
 		fmt.Fprintf(w, "fdb %s dst %s dev %s\n", k.MAC, v, k.Link)
 	}
-	for _, k := range sortedBy(p.HealthChecks, cmp.Compare[uint16]) {
+	for _, k := range sortedBy(p.HealthChecks, netip.AddrPort.Compare) {
 		v, _ := p.HealthChecks.Get(k)
-		fmt.Fprintf(w, "healthcheck port %d service %s endpoints %d\n", k, v.Service, v.LocalEndpoints)
+		fmt.Fprintf(w, "healthcheck at %s service %s endpoints %d\n", k, v.Service, v.LocalEndpoints)
 	}
 }
 

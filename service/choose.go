@@ -110,16 +110,27 @@ func topology(all []candidate, local Local) func(candidate) bool {
 	return func(candidate) bool { return true }
 }
 
-// LocalEndpoints is the number of ready endpoints on a node, whatever their
-// ports: what a load balancer asks for on the health check's port.
-func LocalEndpoints(from []*Slice, node string) int {
-	here, ready := unique.Make(node), map[netip.Addr]struct{}{}
-	for _, s := range from {
-		for _, e := range s.endpoints {
+// HealthChecks returns where load balancers ask whether the node has endpoints of the
+// Service, which is the health check's port at the node's addresses of the Service's
+// families, and the number of ready endpoints on the node of each address's family,
+// whatever their ports. It is empty for Services without a health check.
+func (s *Service) HealthChecks(from []*Slice, local Local) map[netip.AddrPort]int {
+	if s.HealthCheckPort == 0 {
+		return nil
+	}
+	here, ready := unique.Make(local.Node), map[bool]map[netip.Addr]struct{}{true: {}, false: {}} // by whether it is IPv4
+	for _, slice := range from {
+		for _, e := range slice.endpoints {
 			if e.ready && e.node == here {
-				ready[e.addr] = struct{}{}
+				ready[e.addr.Is4()][e.addr] = struct{}{}
 			}
 		}
 	}
-	return len(ready)
+	checks := map[netip.AddrPort]int{}
+	for _, a := range local.Addrs {
+		if s.hasFamily(a.Is4()) {
+			checks[netip.AddrPortFrom(a, s.HealthCheckPort)] = len(ready[a.Is4()])
+		}
+	}
+	return checks
 }

@@ -7,6 +7,7 @@
 package healthcheck
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,62 +15,73 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/plan"
 )
 
-// Server answers on the ports of a plan, in the network namespace in which Apply
+// Server answers at the addresses of a plan, in the network namespace in which Apply
 // is called. Apply and Close are for one goroutine.
 type Server struct {
 	log     *slog.Logger
-	answers map[uint16]*answer
+	answers map[netip.AddrPort]*answer
 }
 
 // New returns a server that answers nowhere yet.
-func New(log *slog.Logger) *Server { return &Server{log: log, answers: map[uint16]*answer{}} }
+func New(log *slog.Logger) *Server { return &Server{log: log, answers: map[netip.AddrPort]*answer{}} }
 
-// answer is one port's.
+// answer is one listener's.
 type answer struct {
 	server *http.Server
 	check  atomic.Pointer[plan.HealthCheck]
 }
 
 // Apply makes the plan's dirty health checks true and marks them clean; it says
-// how many ports it opened or closed. A port that can't be opened stays dirty.
+// how many listeners it opened or closed. One that can't be opened stays dirty.
 func (s *Server) Apply(p *plan.Plan) (changes int, err error) {
 	if p.HealthChecks.DirtyLen() == 0 {
 		return 0, nil
 	}
 	var errs []error
-	for port := range p.HealthChecks.Dirty() {
-		check, want := p.HealthChecks.Get(port)
-		a := s.answers[port]
+	for at := range p.HealthChecks.Dirty() {
+		check, want := p.HealthChecks.Get(at)
+		a := s.answers[at]
 		switch {
 		case want && a == nil:
-			if a, err = s.open(port, check); err != nil {
-				errs = append(errs, fmt.Errorf("healthCheckNodePort %d of service %s: %w: end what listens there, or give the service another port", port, check.Service, err))
+			if a, err = s.open(at, check); err != nil {
+				errs = append(errs, fmt.Errorf("healthCheckNodePort %d of service %s: %w: end what listens there, or give the service another port", at.Port(), check.Service, err))
 				continue
 			}
-			s.answers[port] = a
+			s.answers[at] = a
 			changes++
 		case want:
 			a.check.Store(&check)
 		case a != nil:
 			a.server.Close()
-			delete(s.answers, port)
+			delete(s.answers, at)
 			changes++
 		}
-		p.HealthChecks.MarkClean(port)
+		p.HealthChecks.MarkClean(at)
 	}
 	return changes, errors.Join(errs...)
 }
 
-// open listens on all addresses of the node: load balancers come by any.
-func (s *Server) open(port uint16, check plan.HealthCheck) (*answer, error) {
-	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", net.JoinHostPort("", strconv.Itoa(int(port))))
+// open listens at an address, which need not be on a device now: a node's address may
+// go for a while and come back.
+func (s *Server) open(at netip.AddrPort, check plan.HealthCheck) (*answer, error) {
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		closed := c.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) // of IPv6 sockets, too
+		})
+		return cmp.Or(err, closed)
+	}}
+	listener, err := config.Listen(context.Background(), "tcp", at.String())
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +90,7 @@ func (s *Server) open(port uint16, check plan.HealthCheck) (*answer, error) {
 	a.server = &http.Server{Handler: a, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 	go func() {
 		if err := a.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			s.log.Error("a health check ended", "port", port, "error", err)
+			s.log.Error("a health check ended", "address", at, "error", err)
 		}
 	}()
 	return a, nil
