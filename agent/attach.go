@@ -54,6 +54,9 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	if err := a.detaching.wait(ctx, id); err != nil {
 		return cni.Attached{}, err
 	}
+	if err := a.onlyInterface(ctx, id); err != nil {
+		return cni.Attached{}, err
+	}
 	link := pod.Attachment{
 		NetNS: att.NetNS, PodInterface: att.IfName, ContainerID: att.ContainerID,
 		HostInterface: pod.HostInterfaceName(att.ContainerID, att.IfName), MTU: mtu,
@@ -107,6 +110,24 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	}
 	a.publisher.attached(endpointOf(a.config.NodeName, allocation))
 	return attached(link), nil
+}
+
+// onlyInterface refuses a second interface of a container. Both would have the
+// pod's default route and its name in the store. One that is being taken down is
+// waited for.
+func (a *Agent) onlyInterface(ctx context.Context, id ipam.ID) error {
+	for _, other := range a.ipam.List() {
+		if other.ContainerID != id.ContainerID || other.IfName == id.IfName {
+			continue
+		}
+		if !other.Leaving && !a.detaching.has(other.ID) {
+			return fmt.Errorf("%w: container %s has %s: a container gets one interface from Twill", cni.ErrAttached, id.ContainerID, other.IfName)
+		}
+		if err := a.detaching.wait(ctx, other.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // lookUp completes an attachment by what the store knows of the pod, where that
@@ -330,7 +351,12 @@ func (a *Agent) takeDown(id ipam.ID) {
 	if !ok {
 		return
 	}
-	a.publisher.detached(api.Key{Namespace: allocation.Namespace, Name: allocation.Pod}, id.ContainerID)
+	a.publisher.detached(api.Key{Namespace: allocation.Namespace, Name: allocation.Pod}, id)
+	for _, other := range a.ipam.List() { // a container that has the pod's name, too
+		if other.Namespace == allocation.Namespace && other.Pod == allocation.Pod && !other.Leaving {
+			a.publisher.attached(endpointOf(a.config.NodeName, other))
+		}
+	}
 	a.detaching.start(id, func() { a.undo(allocation) })
 }
 

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/ipam"
 	"github.com/twill-net/twill/store"
 )
 
@@ -68,18 +69,24 @@ func (p *publisher) attached(w *api.WorkloadEndpoint) {
 	})
 }
 
-// detached takes back a pod, unless a successor of the same name has come.
-func (p *publisher) detached(key api.Key, containerID string) {
+// detached takes back what an attachment published. It leaves alone what another
+// attachment of the same pod name has published.
+func (p *publisher) detached(key api.Key, id ipam.ID) {
 	if key.Name == "" || p.orchestrated {
 		return
 	}
 	p.update(func() {
-		if w := p.pods[key]; w != nil && w.Spec.ContainerID != containerID {
+		if w := p.pods[key]; w != nil && attachmentOf(w) != id {
 			return
 		}
 		delete(p.pods, key)
 		p.pending[key] = struct{}{}
 	})
+}
+
+// attachmentOf is the attachment that published an endpoint.
+func attachmentOf(w *api.WorkloadEndpoint) ipam.ID {
+	return ipam.ID{ContainerID: w.Spec.ContainerID, IfName: w.Spec.Endpoint}
 }
 
 // observe compares what the store says of a pod of this node with what is so.
@@ -92,7 +99,7 @@ func (p *publisher) observe(w *api.WorkloadEndpoint) {
 	p.mu.Lock()
 	own := p.pods[key]
 	p.mu.Unlock()
-	if own == nil || own.Spec.ContainerID != w.Spec.ContainerID {
+	if own == nil || attachmentOf(own) != attachmentOf(w) {
 		p.update(func() { p.pending[key] = struct{}{} })
 	}
 }
@@ -225,7 +232,7 @@ func (p *publisher) writePod(ctx context.Context, key api.Key) error {
 		}
 		return p.store.Delete(ctx, api.WorkloadEndpointKind, key, stored.ResourceVersion)
 	}
-	if stored.Spec.Node == want.Spec.Node && stored.Spec.ContainerID == want.Spec.ContainerID {
+	if stored.Spec.Node == want.Spec.Node && attachmentOf(stored) == attachmentOf(want) {
 		return nil // labels may have been changed since: they are the users'
 	}
 	next := want.DeepCopyObject().(*api.WorkloadEndpoint)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -106,6 +107,7 @@ type attachmentID struct {
 // end at any time.
 type sandbox struct {
 	id, name string
+	ifname   string // empty: eth0
 	space    *space.Space
 	links    *netlink.Handle
 
@@ -142,7 +144,7 @@ func (s *sandbox) String() string {
 func (s *sandbox) environment(command string) []string {
 	env := []string{"CNI_COMMAND=" + command, "CNI_PATH=/opt/cni/bin"}
 	if s != nil {
-		env = append(env, "CNI_CONTAINERID="+s.id, "CNI_NETNS="+s.netns(), "CNI_IFNAME=eth0",
+		env = append(env, "CNI_CONTAINERID="+s.id, "CNI_NETNS="+s.netns(), "CNI_IFNAME="+cmp.Or(s.ifname, "eth0"),
 			"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME="+s.name)
 	}
 	return env
