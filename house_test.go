@@ -21,7 +21,7 @@ const module = "github.com/twill-net/twill/"
 // floors are the rooms from the bottom up. A room may import rooms of lower
 // floors, and those of its own floor that are named with it in neighbours.
 var floors = [][]string{
-	{"api", "health", "deploy"},
+	{"api", "health", "deploy", "process"},
 	{"policy", "fabric", "service", "ipam", "store"},
 	{"plan", "controller", "install"},
 	{"dataplane", "trace", "preflight"},

@@ -8,7 +8,9 @@ import (
 	"github.com/twill-net/twill/health"
 )
 
-const kubeletFile = "var/lib/kubelet/config.yaml" // where kubeadm writes it
+// kubeletFile is the kubelet's configuration; before there is a kubelet, where
+// kubeadm writes it.
+func (f *Facts) kubeletFile() string { return f.configOf("kubelet", "var/lib/kubelet/config.yaml") }
 
 // kubeletConfiguration is what we read of a kubelet's configuration.
 type kubeletConfiguration struct {
@@ -19,7 +21,7 @@ type kubeletConfiguration struct {
 // kubelet is the kubelet's configuration; nil if there is none yet.
 func (f *Facts) kubelet() *kubeletConfiguration {
 	var c kubeletConfiguration
-	text := f.text(kubeletFile)
+	text := f.text(f.kubeletFile())
 	if text == "" || yaml.Unmarshal([]byte(text), &c) != nil {
 		return nil
 	}

@@ -236,6 +236,18 @@ var spoiled = []struct {
 	{"containerd with other directories", func(h *host) {
 		h.file("etc/containerd/config.toml", "  bin_dir = \"/usr/lib/cni\"\n  conf_dir = \"/var/lib/cni/net.d\"\n            SystemdCgroup = true\n")
 	}, nil},
+	{"programs started with other files", func(h *host) {
+		h.file("proc/4/cmdline", "/usr/bin/containerd\x00--config\x00/run/containerd.toml\x00")
+		h.file("run/containerd.toml", "  conf_dir = \"/run/cni\"\n")
+		h.file("proc/5/cmdline", "/usr/bin/kubelet\x00--config=/run/kubelet.yaml\x00--kubeconfig=/run/kubeconfig\x00")
+		h.file("run/kubelet.yaml", "cgroupDriver: systemd\n")
+	}, nil},
+	{"CRI-O started with another file", func(h *host) {
+		h.remove("run/containerd/containerd.sock")
+		h.file("run/crio/crio.sock", "")
+		h.file("proc/4/cmdline", "/usr/bin/crio\x00-c\x00/run/crio.conf\x00")
+		h.file("run/crio.conf", "[crio.runtime]\ncgroup_manager = \"cgroupfs\"\n")
+	}, nil},
 	{"no loopback", func(h *host) { h.remove("opt/cni/bin/loopback") }, nil},
 	{"flannel's file sorts behind", func(h *host) { h.file("etc/cni/net.d/80-flannel.conflist", "{}") }, nil},
 	{"a file sorts before", func(h *host) { h.file("etc/cni/net.d/05-cilium.conflist", "{}") }, nil},

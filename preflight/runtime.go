@@ -9,6 +9,7 @@ import (
 
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/plan"
+	"github.com/twill-net/twill/process"
 )
 
 // runtimes are the container runtimes that we know, by the sockets that they
@@ -19,7 +20,21 @@ var runtimes = []struct{ name, socket string }{
 	{"cri-dockerd", "run/cri-dockerd.sock"},
 }
 
-const containerdFile = "etc/containerd/config.toml"
+// configOf is the file, relative to the root, that a program which runs was started
+// with; where none runs, or nothing was said, the one that it reads by itself.
+func (f *Facts) configOf(program, usual string) string {
+	for _, p := range process.Running(f.Files, program) {
+		if file := p.Flag("--config", "-config", "-c"); path.IsAbs(file) {
+			return path.Clean(file)[1:]
+		}
+	}
+	return usual
+}
+
+// containerdFile is containerd's configuration.
+func (f *Facts) containerdFile() string {
+	return f.configOf("containerd", "etc/containerd/config.toml")
+}
 
 func (f *Facts) runtime() string {
 	for _, r := range runtimes {
@@ -37,17 +52,18 @@ func checkRuntime(f *Facts) (string, []Finding) {
 		return "none", []Finding{found(health.RuntimeMissing, "there is no socket of containerd, CRI-O or cri-dockerd below /run")}
 	}
 	var out []Finding
-	text := f.text(containerdFile)
+	file := f.containerdFile()
+	text := f.text(file)
 	if name == "containerd" {
 		if strings.Contains(setting(text, "disabled_plugins"), `"cri"`) {
-			out = append(out, found(health.RuntimeWithoutCRI, "/%s has \"cri\" among disabled_plugins", containerdFile))
+			out = append(out, found(health.RuntimeWithoutCRI, "/%s has \"cri\" among disabled_plugins", file))
 		}
 		if !f.exists(path.Join(plan.CNIBinDir[1:], "loopback")) {
 			out = append(out, found(health.LoopbackMissing, "there is no %s/loopback", plan.CNIBinDir))
 		}
 		for key, want := range map[string]string{"conf_dir": plan.CNIConfDir, "bin_dir": plan.CNIBinDir} {
 			if have := strings.Trim(setting(text, key), `'"`); have != "" && path.Clean(have) != want {
-				out = append(out, found(health.RuntimeLooksAside, "/%s has %s = %s; Twill writes to %s", containerdFile, key, have, want))
+				out = append(out, found(health.RuntimeLooksAside, "/%s has %s = %s; Twill writes to %s", file, key, have, want))
 			}
 		}
 	}
@@ -70,7 +86,7 @@ func checkCgroups(f *Facts) (string, []Finding) {
 	switch f.runtime() {
 	case "containerd":
 		runtime = "cgroupfs"
-		if setting(f.text(containerdFile), "SystemdCgroup") == "true" {
+		if setting(f.text(f.containerdFile()), "SystemdCgroup") == "true" {
 			runtime = "systemd"
 		}
 	case "CRI-O":
@@ -82,7 +98,7 @@ func checkCgroups(f *Facts) (string, []Finding) {
 		return kubelet, nil
 	}
 	if runtime != kubelet {
-		return "they differ", []Finding{found(health.CgroupDriverDiffers, "the kubelet uses %s (/%s), %s uses %s", kubelet, kubeletFile, f.runtime(), runtime)}
+		return "they differ", []Finding{found(health.CgroupDriverDiffers, "the kubelet uses %s (/%s), %s uses %s", kubelet, f.kubeletFile(), f.runtime(), runtime)}
 	}
 	return kubelet, nil
 }
@@ -93,7 +109,7 @@ func (f *Facts) crio() string {
 	if err != nil {
 		return ""
 	}
-	text := f.text("etc/crio/crio.conf")
+	text := f.text(f.configOf("crio", "etc/crio/crio.conf"))
 	for _, name := range names {
 		text += "\n" + f.text(name)
 	}
