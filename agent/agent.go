@@ -159,7 +159,15 @@ func (a *Agent) Run(ctx context.Context) error {
 		default:
 		}
 	}
-	g.Go(func() error { return ended(ctx, "watch nftables", a.nft.Watch(ctx, drifted)) })
+	rulesChanged := make(chan struct{}, 1)
+	changed := func() {
+		select {
+		case rulesChanged <- struct{}{}:
+		default:
+		}
+	}
+	g.Go(func() error { return ended(ctx, "watch nftables", a.nft.Watch(ctx, drifted, changed)) })
+	g.Go(func() error { a.watchConflicts(ctx, rulesChanged); return nil })
 	g.Go(func() error { return ended(ctx, "watch rtnetlink", a.route.Watch(ctx, drifted)) })
 	g.Go(func() error { return ended(ctx, "serve CNI", cni.Serve(ctx, listener, a, a.log)) })
 	g.Go(func() error { return ended(ctx, "serve metrics", a.metrics.serve(ctx, a.config.MetricsAddress)) })

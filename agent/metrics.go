@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -78,8 +79,12 @@ func (c conditions) Collect(out chan<- prometheus.Metric) {
 	for _, condition := range c.tracker.Conditions() {
 		n[condition.Code]++
 	}
+	codes := slices.Clone(health.WatchedByAgent)
 	for _, d := range health.Definitions() {
-		out <- prometheus.MustNewConstMetric(conditionDesc, prometheus.GaugeValue, float64(n[d.Code]), string(d.Code))
+		codes = append(codes, d.Code)
+	}
+	for _, code := range codes {
+		out <- prometheus.MustNewConstMetric(conditionDesc, prometheus.GaugeValue, float64(n[code]), string(code))
 	}
 }
 

@@ -89,14 +89,16 @@ var definitions = []Definition{
 // Definitions lists every condition there is.
 func Definitions() []Definition { return definitions }
 
-// Lookup finds a condition's definition.
+// Lookup finds a condition's definition, also one of those that preflight looks
+// for on a host.
 func Lookup(code Code) (Definition, bool) {
 	for _, d := range definitions {
 		if d.Code == code {
 			return d, true
 		}
 	}
-	return Definition{}, false
+	d, ok := LookupHost(code)
+	return d.Definition, ok
 }
 
 // Condition is something that is wrong now.

@@ -14,7 +14,9 @@ const hostSection = `
 ## What can be wrong with a host
 
 ` + "`twill preflight`" + ` looks for these; see [check a host](../how-to/check-a-host.md). With an error a host is no good node,
-with a warning it can be one.
+with a warning it can be one. Rules of other programs may come at any time: a running agent looks for ` + "`PacketsDropped`" + `
+whenever nftables or iptables-nft change, and once a minute for iptables-legacy, whose changes the kernel does not tell.
+It reports what is certain; what depends on more than the rules say only ` + "`twill preflight`" + ` does.
 
 | code | level | what it means | what to do |
 |---|---|---|---|

@@ -40,6 +40,10 @@ type HostDefinition struct {
 	Warning bool
 }
 
+// WatchedByAgent are the codes of what can be wrong with a host for which a running
+// agent looks, too.
+var WatchedByAgent = []Code{PacketsDropped}
+
 var hostDefinitions = []HostDefinition{
 	{Definition{NameInvalid, "the host's name can't be a node's",
 		"give each node a name of its own in lower case: `hostnamectl set-hostname NAME`"}, false},

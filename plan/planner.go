@@ -183,6 +183,10 @@ func (pl *Planner) PodMTU() int { return pl.fabric.podMTU() }
 // Nodes is how many nodes the cluster has, this one included.
 func (pl *Planner) Nodes() int { return len(pl.fabric.peers) }
 
+// Tunnels are the UDP ports on which the node receives tunnels, as of the last
+// Flush.
+func (pl *Planner) Tunnels() []uint16 { return slices.Clone(pl.fabric.tunnels) }
+
 // Receives is what the node can receive, to be published.
 func (pl *Planner) Receives() api.Receives {
 	return fabric.Receives(pl.fabric.self, pl.fabric.config)

@@ -2,13 +2,14 @@ package preflight
 
 import (
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/dataplane/nft"
+	"github.com/twill-net/twill/fabric"
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/plan"
 )
@@ -38,7 +39,7 @@ const (
 	udp = 17
 )
 
-// wanted are the packets that have to get through.
+// wanted are packets that have to get through, and the hooks that they pass.
 type wanted struct {
 	what    string
 	hooks   []int
@@ -49,18 +50,27 @@ func (f *Facts) wanted() []wanted {
 	link := f.device(f.Underlay.Link)
 	in := []int{unix.NF_INET_PRE_ROUTING, unix.NF_INET_LOCAL_IN}
 	through := []int{unix.NF_INET_PRE_ROUTING, unix.NF_INET_FORWARD, unix.NF_INET_POST_ROUTING}
+	out := []int{unix.NF_INET_LOCAL_OUT, unix.NF_INET_POST_ROUTING}
 	pod, tunnel := device{name: plan.VethPrefix + "pod"}, device{name: plan.VXLANLink}
 	first, last := uint16(30000), uint16(32767)
-	return []wanted{
-		{fmt.Sprintf("udp %d, tunnels between nodes", api.DefaultVXLANPort), in, []packet{{proto: udp, port: api.DefaultVXLANPort, in: link}}},
-		{"tcp 10250, the kubelet", in, []packet{{proto: tcp, port: 10250, in: link}}},
+	var all []wanted
+	for _, port := range f.Tunnels {
+		all = append(all,
+			wanted{fmt.Sprintf("udp %d, tunnels between nodes", port), in, []packet{{proto: udp, port: port, in: link}}},
+			wanted{fmt.Sprintf("udp %d, tunnels to other nodes", port), out, []packet{{proto: udp, port: port, out: link}}})
+	}
+	if f.Kubelet {
+		all = append(all, wanted{"tcp 10250, the kubelet", in, []packet{{proto: tcp, port: 10250, in: link}}})
+	}
+	return append(all, []wanted{
 		// They are translated before they are routed.
 		{fmt.Sprintf("tcp and udp %d-%d, node ports", first, last), []int{unix.NF_INET_PRE_ROUTING}, []packet{
 			{proto: tcp, port: first, in: link}, {proto: tcp, port: last, in: link},
 			{proto: udp, port: first, in: link}, {proto: udp, port: last, in: link}}},
 		{"forwarded packets of pods", through, []packet{
 			{proto: tcp, in: pod, out: link}, {proto: tcp, in: tunnel, out: pod}, {proto: tcp, in: link, out: pod}}},
-	}
+		{"packets of the node to its pods", out, []packet{{proto: tcp, out: pod}}},
+	}...)
 }
 
 func (f *Facts) device(name string) device {
@@ -70,11 +80,17 @@ func (f *Facts) device(name string) device {
 	return device{name: name}
 }
 
-// checkPackets follows the packets that a node needs through the rules of others.
+// Blocked are packets that a node needs and that rules of another program drop.
+type Blocked struct {
+	What    string // the packets
+	By      string // the chain
+	Certain bool   // otherwise it depends on what can't be judged from the rules
+}
+
+// blocked follows the packets that a node needs through the rules of others.
 // What our own table does with them they can't hinder, nor it them: each base
 // chain of a hook may drop.
-func checkPackets(f *Facts) (string, []Finding) {
-	var out []Finding
+func (f *Facts) blocked() (all []Blocked) {
 	for _, w := range f.wanted() {
 		result, by := accepts, (*nft.Foreign)(nil)
 		for _, p := range w.packets {
@@ -93,11 +109,35 @@ func checkPackets(f *Facts) (string, []Finding) {
 				break
 			}
 		}
-		switch {
-		case result == drops:
-			out = append(out, found(health.PacketsDropped, "%s: %s drops them", w.what, nameOf(by)))
-		case by != nil:
-			out = append(out, found(health.PacketsPerhapsDrop, "%s: %s may drop them", w.what, nameOf(by)))
+		if by != nil {
+			all = append(all, Blocked{w.what, nameOf(by), result == drops})
+		}
+	}
+	return all
+}
+
+// Conflicts says which packets a running node needs and rules of another program
+// surely drop, in the network namespace of the calling thread. The node is
+// connected as the underlay says, and receives tunnels on these ports; kubelet
+// says whether it has one.
+func Conflicts(u fabric.Underlay, tunnels []uint16, kubelet bool) ([]Blocked, error) {
+	f := Facts{Underlay: u, Tunnels: tunnels, Kubelet: kubelet, Links: []Link{{Name: u.Link}}}
+	if link, err := net.InterfaceByName(u.Link); err == nil { // else it is gone, and rules ask for its name
+		f.Links[0].Index = link.Index
+	}
+	if err := f.readRules(nft.ReadForeign); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(f.blocked(), func(b Blocked) bool { return !b.Certain }), nil
+}
+
+func checkPackets(f *Facts) (string, []Finding) {
+	var out []Finding
+	for _, b := range f.blocked() {
+		if b.Certain {
+			out = append(out, found(health.PacketsDropped, "%s: %s drops them", b.What, b.By))
+		} else {
+			out = append(out, found(health.PacketsPerhapsDrop, "%s: %s may drop them", b.What, b.By))
 		}
 	}
 	base := 0

@@ -24,6 +24,8 @@ type Facts struct {
 	Underlay fabric.Underlay
 	// NoUnderlay says why there is none.
 	NoUnderlay string
+	Tunnels    []uint16 // UDP ports on which the node receives tunnels
+	Kubelet    bool     // the node has a kubelet, or is to have one
 	PodCIDRs   []netip.Prefix
 	Services   []netip.Prefix
 

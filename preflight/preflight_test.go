@@ -206,6 +206,7 @@ var spoiled = []struct {
 			chain pre { type filter hook prerouting priority raw; tcp dport 1024-65535 tcp dport != 10250 drop; }
 		}`)
 	}, nil},
+	{"iptables lets out nothing", func(h *host) { h.program("iptables-nft", "-P", "OUTPUT", "DROP") }, nil},
 	{"Docker's policy", func(h *host) {
 		h.program("iptables-nft", "-P", "FORWARD", "DROP")
 		h.program("iptables-nft", "-A", "FORWARD", "-o", "docker0", "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT")

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/dataplane/nft"
 	"github.com/twill-net/twill/dataplane/route"
 	"github.com/twill-net/twill/plan"
@@ -31,7 +32,8 @@ type Options struct {
 // Read looks at the host, and at the network namespace of the calling thread. It
 // needs root.
 func Read(ctx context.Context, o Options) (*Facts, error) {
-	f := &Facts{Name: o.NodeName, PodCIDRs: o.PodCIDRs, Services: o.Services, Files: os.DirFS(o.Root)}
+	f := &Facts{Name: o.NodeName, PodCIDRs: o.PodCIDRs, Services: o.Services, Files: os.DirFS(o.Root),
+		Tunnels: []uint16{api.DefaultVXLANPort}, Kubelet: true}
 	if f.Name == "" {
 		name, err := os.Hostname()
 		if err != nil {

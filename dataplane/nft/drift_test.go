@@ -25,7 +25,7 @@ func watching(t *testing.T, k *Kernel) <-chan struct{} {
 			case drift <- struct{}{}:
 			default:
 			}
-		})
+		}, func() {})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -181,7 +181,7 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 	k := open(t, testnet.New(t))
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := k.Watch(ctx, func() {}); err != nil {
+	if err := k.Watch(ctx, func() {}, func() {}); err != nil {
 		t.Errorf("watch: %v", err)
 	}
 }

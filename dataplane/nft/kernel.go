@@ -354,12 +354,14 @@ func joinErrors(errs []error) error {
 // Watch tells of changes that somebody else made to our table: it notes what
 // they concern and calls drift, which should see to it that Apply is called
 // soon; that mends them. Elements that packets add to dynamic sets are nobody's
-// change. It returns nil when ctx ends.
-func (k *Kernel) Watch(ctx context.Context, drift func()) error {
+// change. It calls foreign when another table was changed, but for changes while
+// a big transaction of ours is committed. Neither may block. It returns nil when
+// ctx ends.
+func (k *Kernel) Watch(ctx context.Context, drift, foreign func()) error {
 	return k.events.watch(ctx, func(d doubts) {
 		k.doubt(d)
 		drift()
-	})
+	}, foreign)
 }
 
 // Cleanup removes our table, if there is one, from the calling thread's network

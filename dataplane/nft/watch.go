@@ -66,8 +66,9 @@ func (s *socket) generation() (uint32, error) {
 	return a.get(unix.NFTA_GEN_ID).asU32(), nil
 }
 
-// watch reports what others change, until ctx ends.
-func (s *socket) watch(ctx context.Context, report func(doubts)) error {
+// watch reports what other programs change, until ctx ends: what of our table to
+// report, that they changed a table of theirs to foreign.
+func (s *socket) watch(ctx context.Context, report func(doubts), foreign func()) error {
 	// A duplicate in the runtime's poller: it can be interrupted, and closing
 	// it does not close the subscription.
 	fd, err := unix.FcntlInt(uintptr(s.fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -96,29 +97,37 @@ func (s *socket) watch(ctx context.Context, report func(doubts)) error {
 			return fmt.Errorf("watch nftables: %w", err)
 		case errors.Is(received, unix.ENOBUFS):
 			report(doubts{all: true}) // notifications were lost
+			foreign()
 			continue
 		case received != nil:
 			return fmt.Errorf("watch nftables: %w", os.NewSyscallError("recvfrom", received))
 		}
-		if d := concerned(messages); d.any() {
+		d, theirs := concerned(messages)
+		if d.any() {
 			report(d)
+		}
+		if theirs {
+			foreign()
 		}
 	}
 }
 
-// concerned returns what of ours notifications are about.
-func concerned(messages []netlinkMessage) doubts {
-	d := newDoubts()
+// concerned returns what of our table notifications are about, and whether some
+// are about other tables.
+func concerned(messages []netlinkMessage) (d doubts, theirs bool) {
+	d = newDoubts()
 	for _, m := range messages {
-		if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nfgenHeader || m.Data[0] != unix.NFPROTO_INET {
+		what := m.Header.Type & 0xff
+		if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nfgenHeader || what == unix.NFT_MSG_NEWGEN {
 			continue
 		}
 		// The table's name is the first attribute of every kind of object.
 		a := attributes(m.Data[nfgenHeader:])
-		if a.get(unix.NFTA_TABLE_NAME).asText() != plan.NFTable {
+		if m.Data[0] != unix.NFPROTO_INET || a.get(unix.NFTA_TABLE_NAME).asText() != plan.NFTable {
+			theirs = true
 			continue
 		}
-		switch m.Header.Type & 0xff {
+		switch what {
 		case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE:
 			d.all = true
 		case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
@@ -131,5 +140,5 @@ func concerned(messages []netlinkMessage) doubts {
 			d.sets[a.get(unix.NFTA_SET_ELEM_LIST_SET).asText()] = struct{}{}
 		}
 	}
-	return d
+	return d, theirs
 }
