@@ -34,6 +34,10 @@ type Config struct {
 	Name      string
 	Nodes     int
 	DualStack bool
+	// NAT gives each node an older second device with the same address on every
+	// node, by which the default routes go, as Vagrant does. Agents are given
+	// --node-ip.
+	NAT bool
 	// Pools are the ranges of pod addresses, at most one of a family; the
 	// first is IPv4. Empty: 10.244.0.0/16 and, in a dual-stack lab,
 	// fd00:10:244::/56.
@@ -147,12 +151,18 @@ var (
 	nodeNet6    = netip.MustParsePrefix("fd00:172:16:10::/64")
 	serviceNet4 = netip.MustParsePrefix("10.1.0.0/16")
 	serviceNet6 = netip.MustParsePrefix("fd00:10:1::/112")
+	natNet4     = netip.MustParsePrefix("10.0.2.0/24")
+	natNet6     = netip.MustParsePrefix("fd00:10:0:2::/64")
 	dnsAddress4 = netip.MustParseAddr("10.1.0.10")
 	dnsAddress6 = netip.MustParseAddr("fd00:10:1::10")
 )
 
 func (c *Config) reserved() []netip.Prefix {
-	return []netip.Prefix{nodeNet4, nodeNet6, serviceNet4, serviceNet6}
+	out := []netip.Prefix{nodeNet4, nodeNet6, serviceNet4, serviceNet6}
+	if c.NAT {
+		out = append(out, natNet4, natNet6)
+	}
+	return out
 }
 
 // serviceNets are the ranges of ClusterIPs.
@@ -168,18 +178,37 @@ const (
 	gatewayHost = 1
 	firstNode   = 10
 	outsideHost = 200
+
+	natGateway = 2
+	natHost    = 15
 )
 
 // hostPrefixes are the addresses of a host on the lab's link, with the link's
 // prefix length: 172.16.10.N and, in a dual-stack lab, fd00:172:16:10::N where
 // N is written the same.
 func (c *Config) hostPrefixes(host int) []netip.Prefix {
-	a4 := nodeNet4.Addr().As4()
+	return c.numbered(nodeNet4, nodeNet6, host)
+}
+
+// natPrefixes are the same on the link between a node and its NAT.
+func (c *Config) natPrefixes(host int) []netip.Prefix { return c.numbered(natNet4, natNet6, host) }
+
+// NATAddresses are those of each node's NAT device, IPv4 first.
+func (c *Config) NATAddresses() []netip.Addr {
+	var out []netip.Addr
+	for _, p := range c.natPrefixes(natHost) {
+		out = append(out, p.Addr())
+	}
+	return out
+}
+
+func (c *Config) numbered(net4, net6 netip.Prefix, host int) []netip.Prefix {
+	a4 := net4.Addr().As4()
 	a4[3] = byte(host)
-	out := []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4(a4), nodeNet4.Bits())}
+	out := []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4(a4), net4.Bits())}
 	if c.DualStack {
-		a6 := netip.MustParseAddr(fmt.Sprintf("%s%d", nodeNet6.Addr(), host))
-		out = append(out, netip.PrefixFrom(a6, nodeNet6.Bits()))
+		a6 := netip.MustParseAddr(fmt.Sprintf("%s%d", net6.Addr(), host))
+		out = append(out, netip.PrefixFrom(a6, net6.Bits()))
 	}
 	return out
 }

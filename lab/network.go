@@ -47,49 +47,90 @@ func makeSwitch(cfg *Config) (*space.Space, error) {
 	return s, nil
 }
 
-// plug gives a space an eth0 with the host's addresses, joined to the switch.
+// plug gives a space its devices: an eth0 with the host's addresses, joined to the
+// switch, and before it, for a node of a lab with NAT, that to the NAT. The kernel
+// goes through devices in the order in which they were made.
 func plug(cfg *Config, sw, s *space.Space, name string, host int) error {
-	ns, err := os.Open(filepath.Join(s.Task(), "ns", "net"))
-	if err != nil {
-		return fmt.Errorf("plug %s in: %w", name, err)
-	}
-	defer ns.Close()
+	gateways := cfg.hostPrefixes(gatewayHost)
 	if err := s.Do(prepare); err != nil {
 		return fmt.Errorf("plug %s in: %w", name, err)
 	}
-	err = sw.Do(func() error {
-		bridge, err := netlink.LinkByName(bridgeName)
-		if err != nil {
-			return err
+	if cfg.NAT && host != outsideHost {
+		gateways = cfg.natPrefixes(natGateway)
+		if err := plugNAT(cfg, sw, s, name); err != nil {
+			return fmt.Errorf("plug %s into the NAT: %w", name, err)
 		}
-		port := &netlink.Veth{
-			LinkAttrs:     netlink.LinkAttrs{Name: name, MasterIndex: bridge.Attrs().Index},
-			PeerName:      "eth0",
-			PeerNamespace: netlink.NsFd(int(ns.Fd())),
-		}
-		if err := netlink.LinkAdd(port); err != nil {
-			return fmt.Errorf("add veth pair: %w", err)
-		}
-		return netlink.LinkSetUp(port)
-	})
-	if err != nil {
+	}
+	if err := plugSwitch(cfg, sw, s, name, host); err != nil {
 		return fmt.Errorf("plug %s in: %w", name, err)
 	}
-	err = s.Do(func() error {
-		if err := configure("eth0", cfg.hostPrefixes(host)); err != nil {
-			return err
-		}
-		for _, gateway := range cfg.hostAddresses(gatewayHost) {
-			if err := addDefaultRoute(gateway); err != nil {
-				return err
+	return s.Do(func() error {
+		for _, gateway := range gateways {
+			if err := addDefaultRoute(gateway.Addr()); err != nil {
+				return fmt.Errorf("plug %s in: %w", name, err)
 			}
 		}
 		return nil
 	})
+}
+
+const natDevice = "nat0"
+
+// plugNAT gives a space a link of its own to a gateway, which leads nowhere.
+func plugNAT(cfg *Config, sw, s *space.Space, name string) error {
+	port := "nat-" + name
+	err := sw.Do(func() error {
+		if old, err := netlink.LinkByName(port); err == nil { // of before a reboot
+			return netlink.LinkDel(old)
+		}
+		return nil
+	})
 	if err != nil {
-		return fmt.Errorf("plug %s in: %w", name, err)
+		return err
 	}
-	return nil
+	if err := joinSpaces(sw, s, port, natDevice, 0); err != nil {
+		return err
+	}
+	if err := sw.Do(func() error { return configure(port, cfg.natPrefixes(natGateway)) }); err != nil {
+		return err
+	}
+	return s.Do(func() error { return configure(natDevice, cfg.natPrefixes(natHost)) })
+}
+
+// joinSpaces makes a link from a port of the switch's space to a device of another.
+// The port is part of the bridge with this index, if it is not 0.
+func joinSpaces(sw, s *space.Space, port, device string, bridge int) error {
+	ns, err := os.Open(filepath.Join(s.Task(), "ns", "net"))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return sw.Do(func() error {
+		link := &netlink.Veth{
+			LinkAttrs:     netlink.LinkAttrs{Name: port, MasterIndex: bridge},
+			PeerName:      device,
+			PeerNamespace: netlink.NsFd(int(ns.Fd())),
+		}
+		if err := netlink.LinkAdd(link); err != nil {
+			return fmt.Errorf("add veth pair: %w", err)
+		}
+		return netlink.LinkSetUp(link)
+	})
+}
+
+func plugSwitch(cfg *Config, sw, s *space.Space, name string, host int) error {
+	var bridge netlink.Link
+	err := sw.Do(func() (err error) {
+		bridge, err = netlink.LinkByName(bridgeName)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := joinSpaces(sw, s, name, "eth0", bridge.Attrs().Index); err != nil {
+		return err
+	}
+	return s.Do(func() error { return configure("eth0", cfg.hostPrefixes(host)) })
 }
 
 // prepare readies a new network namespace, on its thread. Addresses of a lab

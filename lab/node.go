@@ -67,6 +67,9 @@ func makeNode(cfg *Config, sw *space.Space, index int) (*node, error) {
 		argv: []string{filepath.Join(binDir, twillExecutable), "agent",
 			"--node-name", n.name, "--etcd-endpoints", cfg.etcdURL()},
 	}
+	if cfg.NAT { // the default route leads to another address than the node's
+		n.agent.argv = append(n.agent.argv, "--node-ip", join(n.addresses))
+	}
 	return n, nil
 }
 

@@ -18,7 +18,10 @@ const (
 	priorityRaw    = -300 // before connection tracking
 	priorityDNAT   = -100
 	priorityFilter = 0
-	prioritySNAT   = 100
+	// prioritySNAT is one less than the kernel's. The first chain that translates a
+	// connection's source decides; among those of one priority that is the chain
+	// which was made first, so another program's masquerade would win by chance.
+	prioritySNAT = 99
 )
 
 // families are the suffixes of per-family names and the fields of each.

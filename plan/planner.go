@@ -50,6 +50,7 @@ func NewPlanner(node string) *Planner {
 // SetUnderlay says how the node is connected to the others.
 func (pl *Planner) SetUnderlay(u fabric.Underlay) {
 	pl.fabric.setUnderlay(u)
+	pl.services.setUnderlay(u)
 	pl.pods.replanAll()
 }
 

@@ -256,6 +256,12 @@ type (
 	}
 	// Masquerade translates the source to the address of the outgoing device.
 	Masquerade struct{}
+	// SNAT translates the source to an address of the packet's family. The port stays
+	// if it is free there, or is a random one.
+	SNAT struct {
+		To     netip.Addr
+		Random bool
+	}
 	// NoTrack keeps connection tracking from the packet; only in hooks that come
 	// before it.
 	NoTrack struct{}
@@ -307,10 +313,17 @@ func (s DNAT) String() string {
 	return fmt.Sprintf("dnat ip%s to %s map @%s", map[int]string{4: "", 6: "6"}[s.Family], s.Fields, s.Map)
 }
 func (Masquerade) String() string { return "masquerade fully-random" }
-func (NoTrack) String() string    { return "notrack" }
-func (Reject) String() string     { return "reject" }
-func (s Verdict) String() string  { return string(s) }
-func (Counter) String() string    { return "counter" }
+func (s SNAT) String() string {
+	text := fmt.Sprintf("snat ip%s to %s", strings.TrimSuffix(suffix(s.To), "4"), s.To)
+	if s.Random {
+		text += " fully-random"
+	}
+	return text
+}
+func (NoTrack) String() string   { return "notrack" }
+func (Reject) String() string    { return "reject" }
+func (s Verdict) String() string { return string(s) }
+func (Counter) String() string   { return "counter" }
 
 func (CtState) statement()            {}
 func (CtStatusDNAT) statement()       {}
@@ -330,6 +343,7 @@ func (UpdateMap) statement()          {}
 func (DeleteFromMap) statement()      {}
 func (DNAT) statement()               {}
 func (Masquerade) statement()         {}
+func (SNAT) statement()               {}
 func (NoTrack) statement()            {}
 func (Reject) statement()             {}
 func (Verdict) statement()            {}

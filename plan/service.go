@@ -24,6 +24,8 @@ type servicePlanner struct {
 	cpus  int64 // of the node; 0: not known yet
 	off   bool  // Services are somebody else's; host ports are not
 
+	sources sources
+
 	services map[api.Key]*service.Service
 	slices   map[api.Key][]*service.Slice // by Service
 	sliceOf  map[api.Key]api.Key          // EndpointSlice → its Service

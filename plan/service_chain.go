@@ -1,10 +1,6 @@
 package plan
 
-import (
-	"net/netip"
-
-	"github.com/twill-net/twill/service"
-)
+import "net/netip"
 
 // The chains of services, which the base chains jump to.
 const (
@@ -13,10 +9,7 @@ const (
 	// chainServicesReject answers for front ends that nobody serves; from
 	// filter input, forward and output.
 	chainServicesReject = "services-reject"
-	// chainServicesMasquerade makes the replies of translated connections come
-	// back through this node; from nat postrouting.
-	chainServicesMasquerade = "services-masquerade"
-	chainServicesRefuse     = "services-refuse"
+	chainServicesRefuse = "services-refuse"
 )
 
 var refuseVerdict = string(Goto(chainServicesRefuse))
@@ -118,35 +111,7 @@ func planServiceChains(p *Plan) {
 	p.Chains.Set(chainServicesRefuse, Chain{Rules: []Rule{R(Reject{})}})
 	planServiceMasquerade(p, false)
 	planTranslate(p)
-}
-
-// planServiceMasquerade asks for the chain of what was translated. If Services are
-// off, only connections to host ports are ours, and of these no replies get lost:
-// the pod is on this node.
-func planServiceMasquerade(p *Plan, off bool) {
-	rules := []Rule{R(InPrefix{Field: SrcIP4, Prefix: loopback4}, Masquerade{}).WithComment("a pod can't answer to a loopback address")}
-	for _, f := range families {
-		n, origDst := serviceNamesFor(f.number), OrigDstIP4
-		if f.number == 6 {
-			origDst = OrigDstIP6
-		}
-		rules = append(rules, R(InSet{Fields: Concat{f.src, f.dst}, Set: n.hairpin}, Masquerade{}).WithComment("a pod reaches itself"))
-		if off {
-			continue
-		}
-		rules = append(rules, R(InSet{Fields: Concat{f.src}, Set: n.localPods}, Return))
-		// The front end that was asked for, once it is translated. nft can only
-		// print the original port where a rule says of which protocol.
-		asked := Concat{origDst, L4Proto, OrigDstPort}
-		for _, protocol := range []uint8{service.TCP, service.UDP, service.SCTP} {
-			rules = append(rules, R(Proto(protocol), InSet{Fields: asked, Set: n.keepSource}, Return))
-		}
-	}
-	if !off {
-		// Replies to whoever is not on this node must pass it to be translated back.
-		rules = append(rules, R(LocalAddress{Source: true}, Return), R(Masquerade{}))
-	}
-	p.Chains.Set(chainServicesMasquerade, Chain{Rules: rules})
+	planServiceSource(p)
 }
 
 func planServiceSets(p *Plan, addr Type, n *serviceNames) {

@@ -22,6 +22,7 @@ import (
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/dataplane/nft"
 	"github.com/twill-net/twill/dataplane/testnet"
+	"github.com/twill-net/twill/fabric"
 	"github.com/twill-net/twill/plan"
 )
 
@@ -43,14 +44,15 @@ type siteFamily struct {
 	pod                         [2]string
 	nodeOutside, outside        string
 	clusterIP, other, elsewhere string
+	remote                      string // a pod of another node
 	length                      int
 }
 
 var siteFamilies = []siteFamily{
 	{"IPv4", [2]string{"10.244.1.1", "10.244.2.1"}, [2]string{"10.244.1.2", "10.244.2.2"},
-		"192.168.7.1", "192.168.7.2", "10.1.0.10", "10.1.0.11", "203.0.113.1", 24},
+		"192.168.7.1", "192.168.7.2", "10.1.0.10", "10.1.0.11", "203.0.113.1", "10.244.9.2", 24},
 	{"IPv6", [2]string{"fd00:1::1", "fd00:2::1"}, [2]string{"fd00:1::2", "fd00:2::2"},
-		"fd00:7::1", "fd00:7::2", "fd10::a", "fd10::b", "2001:db8::1", 64},
+		"fd00:7::1", "fd00:7::2", "fd10::a", "fd10::b", "2001:db8::1", "fd00:9::2", 64},
 }
 
 // eachFamily runs the test on a site of its own for IPv4 and IPv6.
@@ -92,6 +94,8 @@ func newSite(t testing.TB, f siteFamily) *site {
 		ObjectMeta: metav1.ObjectMeta{Name: "here"},
 		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: f.nodeOutside}}},
 	})
+	s.planner.SetUnderlay(fabric.Underlay{Link: "up0", MTU: 1500,
+		Prefixes: []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr(f.nodeOutside), f.length)}})
 	for i := range s.pods {
 		s.planner.SetLocal(s.pod(i))
 	}
@@ -104,6 +108,39 @@ func newSite(t testing.TB, f siteFamily) *site {
 	t.Cleanup(func() { s.kernel.Close() })
 	s.apply()
 	return s
+}
+
+// remotePod makes a pod of another node, which is at the other end of a tunnel and
+// answers only to the node's address, and returns its address.
+func (s *site) remotePod() string {
+	s.t.Helper()
+	pod, tunnel := testnet.New(s.t), "twill-vxlan"
+	pod.Sysctl(s.t, "ipv6/conf/default/accept_dad", "0")
+	testnet.Pair(s.t, s.node, pod, tunnel, "eth0")
+	addr := netip.MustParseAddr(s.family.remote)
+	pod.Address(s.t, "eth0", netip.PrefixFrom(addr, addr.BitLen()).String())
+	s.reach(s.node, tunnel, s.family.remote, pod, "eth0")
+	s.reach(pod, "eth0", s.family.nodeOutside, s.node, tunnel)
+	s.serve(pod, "remote")
+	return s.family.remote
+}
+
+// reach routes an address by a device to a device at the other end of the link, which
+// does not have it.
+func (s *site) reach(from *testnet.NS, dev, address string, to *testnet.NS, peer string) {
+	s.t.Helper()
+	end, err := to.Netlink().LinkByName(peer)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"route", "add", address, "dev", dev},
+		{"neigh", "replace", address, "lladdr", end.Attrs().HardwareAddr.String(), "dev", dev},
+	} {
+		if out, err := from.Command("ip", args...).CombinedOutput(); err != nil {
+			s.t.Fatalf("ip %v: %v: %s", args, err, out)
+		}
+	}
 }
 
 // pod describes a pod to the planner.

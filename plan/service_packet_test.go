@@ -395,3 +395,31 @@ func TestPacketsOfAnotherBalancer(t *testing.T) {
 		}
 	})
 }
+
+// TestPacketsIntoATunnel: a connection that another program translates to a pod of
+// another node, and masquerades, goes into the tunnel with the node's address, the only
+// one to which the other node can answer. The tunnel's device has no global address,
+// and devices that are older than the node's have others. Programs on the node and
+// clients outside are served alike.
+func TestPacketsIntoATunnel(t *testing.T) {
+	eachFamily(t, func(t *testing.T, s *site) {
+		other := s.node.Command("nft", "-f", "-")
+		remote, dnat := s.remotePod(), map[string]string{"IPv4": "ip", "IPv6": "ip6"}[s.family.name]
+		other.Stdin = strings.NewReader(fmt.Sprintf(`table %s other {
+			chain pre { type nat hook prerouting priority -100; tcp dport 30081 dnat to %[2]s; }
+			chain out { type nat hook output priority -100; tcp dport 30081 dnat to %[2]s; }
+			chain post { type nat hook postrouting priority 100; ct status dnat masquerade; }
+		}
+`, dnat, net.JoinHostPort(remote, "8080")))
+		if out, err := other.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		s.planner.SetServices(false)
+		s.apply()
+		for from, ns := range map[string]*testnet.NS{"outside": s.outside, "the node": s.node} {
+			if server, client, err := s.ask(ns, "tcp", s.family.nodeOutside, 30081); server != "remote" || client != s.family.nodeOutside {
+				t.Errorf("%s: %s answers to %s (%v), want remote to the node's address", from, server, client, err)
+			}
+		}
+	})
+}

@@ -47,6 +47,7 @@ func upCommand(o *options) *cobra.Command {
 	}
 	c.Flags().IntVar(&cfg.Nodes, "nodes", 3, "how many nodes")
 	c.Flags().BoolVar(&cfg.DualStack, "dual-stack", false, "give nodes, pods and services IPv6 addresses too")
+	c.Flags().BoolVar(&cfg.NAT, "nat", false, "give each node an older second device with the same address on every node and the default routes, as Vagrant does")
 	c.Flags().StringSliceVar(&pools, "pool", nil, "range of pod addresses, at most one of a family (default 10.244.0.0/16,fd00:10:244::/56)")
 	c.Flags().BoolVar(&cfg.KubeProxy, "kube-proxy", false, "with --kubernetes: have its own kube-proxy serve Services, in its nftables mode")
 	c.Flags().StringVar(&cfg.Kubernetes, "kubernetes", "", "make it a real Kubernetes without a network, from the programs in this directory (see \"make kubernetes\")")

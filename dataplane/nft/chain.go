@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -146,6 +147,10 @@ func canonical(code attributes, comment string) string {
 		var words []string
 		values := map[uint16]string{}
 		for kind, v := range e.get(unix.NFTA_EXPR_DATA).all() {
+			if name == "nat" && kind == unix.NFTA_NAT_FLAGS {
+				// That address and port are given, the registers say, too.
+				v = binary.BigEndian.AppendUint32(nil, v.asU32()&^3)
+			}
 			values[kind] = hex.EncodeToString(withoutFlags(name, kind, v))
 		}
 		for kind, v := range values {
@@ -186,8 +191,7 @@ func silent(expression string, kind uint16, values map[uint16]string) bool {
 		case unix.NFTA_NAT_REG_PROTO_MAX:
 			return values[kind] == values[unix.NFTA_NAT_REG_PROTO_MIN]
 		case unix.NFTA_NAT_FLAGS:
-			// Address and port are given: the registers say so, too.
-			return values[kind] == "00000003" || zero
+			return zero
 		}
 	}
 	return false

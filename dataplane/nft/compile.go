@@ -186,6 +186,8 @@ func (p *program) statement(s plan.Statement) error {
 		return p.dnat(s)
 	case plan.Masquerade:
 		p.emit(&expr.Masq{FullyRandom: true})
+	case plan.SNAT:
+		return p.snat(s)
 	case plan.NoTrack:
 		p.emit(&expr.Notrack{})
 	case plan.Verdict:
@@ -381,6 +383,22 @@ func (p *program) dnat(s plan.DNAT) error {
 		return err
 	}
 	p.emit(&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: register(0), RegProtoMin: register(size)})
+	return nil
+}
+
+func (p *program) snat(s plan.SNAT) error {
+	family, number := 4, uint32(unix.NFPROTO_IPV4)
+	switch {
+	case !s.To.IsValid():
+		return fmt.Errorf("no address")
+	case s.To.Is6():
+		family, number = 6, unix.NFPROTO_IPV6
+	}
+	if err := p.wantFamily(family); err != nil {
+		return err
+	}
+	p.emit(&expr.Immediate{Register: register(0), Data: s.To.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: number, RegAddrMin: register(0), FullyRandom: s.Random})
 	return nil
 }
 

@@ -122,6 +122,8 @@ func everything() *plan.Plan {
 	}})
 	p.Chains.Set("masquerade", plan.Chain{Hook: "postrouting", Type: "nat", Priority: 100, Rules: []plan.Rule{
 		plan.R(plan.InPrefix{Field: plan.DstIP4, Prefix: netip.MustParsePrefix("224.0.0.0/4"), Not: true}, plan.Masquerade{}),
+		plan.R(plan.SNAT{To: addr("192.0.2.1"), Random: true}),
+		plan.R(plan.InSet{Fields: plan.Concat{plan.SrcIP6}, Set: "members6"}, plan.SNAT{To: addr("2001:db8::1")}),
 	}})
 	return p
 }
@@ -182,6 +184,8 @@ type filter hook output priority raw; policy accept;
 udp dport 8472 notrack
 type nat hook postrouting priority srcnat; policy accept;
 ip daddr != 224.0.0.0/4 masquerade fully-random
+meta nfproto ipv4 snat ip to 192.0.2.1 fully-random
+ip6 saddr @members6 snat ip6 to 2001:db8::1
 `
 
 // printedElements are parts of it, in any order.

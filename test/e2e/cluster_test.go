@@ -40,8 +40,13 @@ type pod struct {
 // the given ports.
 func newCluster(t *testing.T, pods []pod, hostPorts ...int) *cluster {
 	t.Helper()
+	return newClusterOf(t, lab.Config{Nodes: 3, DualStack: true}, pods, hostPorts...)
+}
+
+func newClusterOf(t *testing.T, cfg lab.Config, pods []pod, hostPorts ...int) *cluster {
+	t.Helper()
 	c := &cluster{
-		Lab:   testlab.Up(t, lab.Config{Nodes: 3, DualStack: true}),
+		Lab:   testlab.Up(t, cfg),
 		tasks: map[string]string{}, addresses: map[string][]netip.Addr{}, ports: map[string]uint16{}, serves: map[string]bool{},
 	}
 	c.addHost(t, "outside", c.Config.OutsideAddresses(), hostPorts)
