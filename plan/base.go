@@ -11,6 +11,7 @@ const (
 	setPools       = "pool-cidrs"   // every pool's range
 	setNATOutgoing = "nat-outgoing" // the ranges of pools with natOutgoing
 	setNodes       = "nodes"        // every node's addresses
+	setOwnBlocks   = "own-blocks"   // the ranges of the node's own blocks
 )
 
 // Priorities of the kernel's own hooks (linux/netfilter_ipv4.h).
@@ -72,7 +73,7 @@ func planBase(p *Plan) {
 
 	postrouting := []Rule{R(CtStatusDNAT{}, Jump("services-masquerade"))}
 	for _, f := range families {
-		for _, name := range []string{setPools, setNATOutgoing} {
+		for _, name := range []string{setPools, setNATOutgoing, setOwnBlocks} {
 			p.Sets.Set(name+f.suffix, Set{Key: []Type{f.addr}, Interval: true})
 		}
 		p.Sets.Set(setNodes+f.suffix, Set{Key: []Type{f.addr}})

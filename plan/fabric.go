@@ -264,13 +264,19 @@ func (f *fabricPlanner) planTunnels() {
 // default route would send them back to where they came from.
 func (f *fabricPlanner) planOwnBlocks() {
 	routes := map[netip.Prefix]Route{}
+	var all []netip.Prefix
 	delete(f.unrouted, f.self.Name)
 	for name := range f.byNode[f.self.Name] {
-		if p := f.blocks[name].prefix; f.routable(f.self.Name, p) && !p.IsSingleIP() {
+		p := f.blocks[name].prefix
+		if !f.routable(f.self.Name, p) {
+			continue
+		}
+		if all = append(all, p); !p.IsSingleIP() {
 			routes[p] = Route{Blackhole: true}
 		}
 	}
 	f.routes.replace(nodeUnit(f.self.Name), routes)
+	f.elements.replace("own blocks", rangeElements(setOwnBlocks, all))
 }
 
 func (f *fabricPlanner) planPeer(name string) {

@@ -96,6 +96,7 @@ func planServiceChains(p *Plan) {
 		// load balancer, which would have chosen a node that has endpoints.
 		p.Chains.Set("services-local"+f.suffix, Chain{Rules: []Rule{
 			R(InSet{Fields: Concat{f.src}, Set: n.localPods}, Dispatch{frontend, n.inside}),
+			R(InSet{Fields: Concat{f.src}, Set: setOwnBlocks + f.suffix}, Dispatch{frontend, n.inside}),
 			R(LocalAddress{Source: true}, Dispatch{frontend, n.inside}),
 			R(Dispatch{frontend, n.outside}).WithComment("external traffic policy Local"),
 		}})

@@ -45,14 +45,15 @@ type siteFamily struct {
 	nodeOutside, outside        string
 	clusterIP, other, elsewhere string
 	remote                      string // a pod of another node
+	unattached                  string // a pod that the planner does not know
 	length                      int
 }
 
 var siteFamilies = []siteFamily{
 	{"IPv4", [2]string{"10.244.1.1", "10.244.2.1"}, [2]string{"10.244.1.2", "10.244.2.2"},
-		"192.168.7.1", "192.168.7.2", "10.1.0.10", "10.1.0.11", "203.0.113.1", "10.244.9.2", 24},
+		"192.168.7.1", "192.168.7.2", "10.1.0.10", "10.1.0.11", "203.0.113.1", "10.244.9.2", "10.244.3.2", 24},
 	{"IPv6", [2]string{"fd00:1::1", "fd00:2::1"}, [2]string{"fd00:1::2", "fd00:2::2"},
-		"fd00:7::1", "fd00:7::2", "fd10::a", "fd10::b", "2001:db8::1", "fd00:9::2", 64},
+		"fd00:7::1", "fd00:7::2", "fd10::a", "fd10::b", "2001:db8::1", "fd00:9::2", "fd00:3::2", 64},
 }
 
 // eachFamily runs the test on a site of its own for IPv4 and IPv6.

@@ -423,3 +423,52 @@ func TestPacketsIntoATunnel(t *testing.T) {
 		}
 	})
 }
+
+// TestPacketsOfUnattachedPods: a pod that twill-cni has not attached, with an address of
+// the node's blocks, is a pod of the node to Services.
+func TestPacketsOfUnattachedPods(t *testing.T) {
+	eachFamily(t, func(t *testing.T, s *site) {
+		pod := testnet.New(t)
+		pod.Sysctl(t, "ipv6/conf/default/accept_dad", "0")
+		testnet.Pair(t, s.node, pod, "net1", "eth0")
+		block, anywhere := "10.244.0.0/18", "0.0.0.0/0"
+		if s.family.name == "IPv6" {
+			block, anywhere = "fd00::/30", "::/0"
+		}
+		gateway := netip.MustParseAddr(s.family.unattached).Prev().String()
+		s.node.Address(t, "net1", fmt.Sprintf("%s/%d", gateway, s.family.length))
+		pod.Address(t, "eth0", fmt.Sprintf("%s/%d", s.family.unattached, s.family.length))
+		pod.Route(t, anywhere, gateway)
+		s.serve(pod, "unattached")
+
+		local := web(s.family.clusterIP, func(svc *corev1.Service) {
+			svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		})
+		s.planner.Put(local)
+		s.planner.Put(webSlice(nil, s.family.pod[1]))
+		s.planner.Put(&api.IPAMBlock{ObjectMeta: metav1.ObjectMeta{Name: "block"}, Spec: api.IPAMBlockSpec{CIDR: block, Affinity: api.AffinityOf("here")}})
+		s.apply()
+		for host, port := range map[string]int{s.family.clusterIP: 80, s.family.nodeOutside: 30080} {
+			for _, network := range []string{"tcp", "udp"} {
+				if server, client, err := s.ask(pod, network, host, port); server != "pod1" || client != s.family.unattached {
+					t.Errorf("%s to %s: %s answers to %s (%v), want pod1 to the pod's own address", network, host, server, client, err)
+				}
+			}
+		}
+		if !s.silent(s.outside, "tcp", s.family.nodeOutside, 30080) {
+			t.Error("outside, no local endpoint: an answer, want silence")
+		}
+		s.planner.Put(webSlice([]string{s.family.unattached}))
+		s.apply()
+		if server, client, err := s.ask(pod, "tcp", s.family.clusterIP, 80); server != "unattached" || client == s.family.unattached {
+			t.Errorf("itself: %s answers to %s (%v), want the pod to another address than its own", server, client, err)
+		}
+
+		s.planner.Delete(api.IPAMBlockKind, api.Key{Name: "block"})
+		s.planner.Put(webSlice(nil, s.family.pod[1]))
+		s.apply()
+		if _, client, err := s.ask(pod, "tcp", s.family.clusterIP, 80); err != nil || client == s.family.unattached {
+			t.Errorf("out of the node's blocks: the client is seen as %s (%v), want an address of the node", client, err)
+		}
+	})
+}

@@ -48,13 +48,29 @@ func planServiceMasquerade(p *Plan, off bool) {
 		}
 	}
 	if !off {
-		// Without local pods and before the front ends: the endpoints of these may be
-		// on other nodes, whatever the traffic policy (see services-localN).
+		// Before the front ends: the endpoints that programs on this node get may be on
+		// other nodes, whatever the traffic policy (see services-localN).
 		rules = append(rules, R(LocalAddress{Source: true}, Goto(chainServicesSource)).WithComment("programs on this node"))
+		rules = append(rules, unattachedRules()...)
 		rules = append(rules, keepSourceRules()...)
 		rules = append(rules, R(Goto(chainServicesSource)))
 	}
 	p.Chains.Set(chainServicesMasquerade, Chain{Rules: rules})
+}
+
+// unattachedRules leave pods alone that twill-cni has not attached (by a second
+// network, or by hand), with addresses of the node's blocks: replies to these come to
+// this node. Whether two such addresses are one pod is not known, and a pod can't
+// reach itself by its own address.
+func unattachedRules() (rules []Rule) {
+	for _, f := range families {
+		from := InSet{Fields: Concat{f.src}, Set: setOwnBlocks + f.suffix}
+		rules = append(rules,
+			R(from, InSet{Fields: Concat{f.dst}, Set: setOwnBlocks + f.suffix}, InSet{Fields: Concat{f.dst}, Set: serviceNamesFor(f.number).localPods, Not: true},
+				Goto(chainServicesSource)).WithComment("perhaps a pod reaches itself"),
+			R(from, Return).WithComment("pods that twill-cni has not attached"))
+	}
+	return rules
 }
 
 // keepSourceRules leave connections alone that come from outside the node to front

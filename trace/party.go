@@ -14,7 +14,7 @@ import (
 type Party struct {
 	Text  string       `json:"text"`            // as it was asked for
 	Pod   *api.Key     `json:"pod,omitempty"`   // if it is a pod
-	Node  string       `json:"node,omitempty"`  // the pod's node, or the node that it is
+	Node  string       `json:"node,omitempty"`  // the pod's node, or the node that it is, or whose block an unknown address is of
 	Addrs []netip.Addr `json:"addresses"`       // one a family; of a service its cluster IPs
 	About string       `json:"about,omitempty"` // "pod", "node", "service", "outside"
 }
@@ -115,7 +115,18 @@ func (s *Snapshot) byAddress(addr netip.Addr) Party {
 	if key, ok := s.serviceOf(addr); ok {
 		return Party{Text: key.String(), Addrs: []netip.Addr{addr}, About: "service"}
 	}
-	return Party{Text: addr.String(), Addrs: []netip.Addr{addr}, About: "outside"}
+	return Party{Text: addr.String(), Node: s.blockOwner(addr), Addrs: []netip.Addr{addr}, About: "outside"}
+}
+
+// blockOwner is the node to which replies to an address go: pods that twill-cni has
+// not attached may have an address of its blocks.
+func (s *Snapshot) blockOwner(addr netip.Addr) (node string) {
+	for _, b := range s.blocks {
+		if p, err := netip.ParsePrefix(b.Spec.CIDR); err == nil && p.Contains(addr) {
+			node, _ = b.Owner()
+		}
+	}
+	return node
 }
 
 func compareKeys(a, b api.Key) int {

@@ -209,7 +209,7 @@ func (s *Snapshot) way(r *Report, proto uint8, at string, to netip.AddrPort, see
 			peer = r.Source
 		}
 		// By another node's node port a node comes back as that other node.
-		fromOwnNode := r.From.Pod == nil && start == dst.Node && r.From.Node == dst.Node && dst.Node != ""
+		fromOwnNode := r.From.About == "node" && start == dst.Node && r.From.Node == dst.Node && dst.Node != ""
 		w.Ingress = s.decide(policy.Connection{Direction: policy.Ingress, Pod: *dst.Pod, Peer: peer, Protocol: proto, Port: to.Port(), FromOwnNode: fromOwnNode})
 		if !w.Ingress.Allowed && w.Allowed {
 			w.Allowed, w.Reason = false, w.Ingress.Reason

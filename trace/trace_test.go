@@ -215,6 +215,32 @@ func TestNodePortSource(t *testing.T) {
 	}
 }
 
+// TestUnattachedPod: an address of a node's block that no known pod has is a pod of that
+// node to Services, and nobody to policy.
+func TestUnattachedPod(t *testing.T) {
+	const block = `
+---
+apiVersion: projectcalico.org/v3
+kind: IPAMBlock
+metadata: {name: 10-244-1-0-26}
+spec: {cidr: 10.244.1.0/26, affinity: "host:node01"}
+`
+	r, err := snapshot(t, cluster+block).Trace(Query{Namespace: "policy-demo", From: "10.244.1.50", To: "nginx", Protocol: 6, Port: 80})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Verdict != Allowed || r.Service == nil || r.Service.Node != "node01" || !r.Service.KeepsSource {
+		t.Errorf("without policy: %s, %+v", r.Sentence, r.Service)
+	}
+	r, err = snapshot(t, cluster+block+accessNginx).Trace(Query{Namespace: "policy-demo", From: "10.244.1.50", To: "nginx-2", Protocol: 6, Port: 80})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Verdict != Denied {
+		t.Errorf("with policy: %s", r.Sentence)
+	}
+}
+
 func TestUnknownNamesAreErrors(t *testing.T) {
 	s := snapshot(t, cluster)
 	for _, q := range []Query{
