@@ -86,7 +86,7 @@ func joinTypes(ts []Type) string {
 // Chain is a chain with its rules. A base chain has a Hook.
 type Chain struct {
 	Hook     string // "", "prerouting", "input", "forward", "output", "postrouting"
-	Type     string // "filter", "nat"; only with a hook
+	Type     string // "filter", "nat", "route" (routes again what has got another mark); only with a hook
 	Priority int    // only with a hook; the policy is always accept
 	Rules    []Rule
 }
@@ -147,6 +147,7 @@ const (
 	SrcIP6       Field = "ip6 saddr"
 	DstIP6       Field = "ip6 daddr"
 	L4Proto      Field = "meta l4proto"
+	SrcPort      Field = "th sport"
 	DstPort      Field = "th dport"
 	InInterface  Field = "iifname"
 	OutInterface Field = "oifname"
@@ -233,8 +234,6 @@ type (
 		Fields Concat
 		Map    string
 	}
-	// ClearMark sets the packet's mark to 0.
-	ClearMark struct{}
 	// UpdateMap remembers the packet's mark in a dynamic map under the
 	// fields, for Timeout, or refreshes an entry's life.
 	UpdateMap struct {
@@ -302,7 +301,6 @@ func (s InPrefix) String() string {
 	return string(s.Field) + op + s.Prefix.String()
 }
 func (s SetMark) String() string { return "meta mark set " + s.Fields.String() + " map @" + s.Map }
-func (ClearMark) String() string { return "meta mark set 0" }
 func (s UpdateMap) String() string {
 	return fmt.Sprintf("update @%s { %s timeout %s : meta mark }", s.Map, s.Fields, s.Timeout)
 }
@@ -338,7 +336,6 @@ func (SpoofedSource) statement()      {}
 func (NeighbourDiscovery) statement() {}
 func (InPrefix) statement()           {}
 func (SetMark) statement()            {}
-func (ClearMark) statement()          {}
 func (UpdateMap) statement()          {}
 func (DeleteFromMap) statement()      {}
 func (DNAT) statement()               {}

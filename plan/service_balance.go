@@ -51,7 +51,7 @@ const (
 	balanceChain    balancerKind = iota // translates to an endpoint of a list
 	balanceDraw                         // the chain that marks with a random endpoint's identifier
 	balanceRemember                     // the map from client to endpoint identifier
-	balanceClear                        // the chains that clear the mark
+	balanceRestore                      // the chains that put back the mark
 )
 
 // balancerUse counts the front ends that need a balancer.
@@ -72,7 +72,7 @@ func (l listKey) balancers(of list) []balancer {
 		{balanceChain, l.is4, l.local, of},
 		{balanceDraw, l.is4, l.local, list{n: of.n}},
 		{balanceRemember, l.is4, false, list{affinity: affinity{port: of.affinity.port}}},
-		{kind: balanceClear},
+		{kind: balanceRestore},
 	}
 }
 
@@ -90,8 +90,8 @@ func (s *servicePlanner) hold(b balancer) {
 		case balanceRemember:
 			s.plan.Sets.Set(b.affinity.mapName(b.is4), Set{Key: []Type{families[familyOf(b.is4)].addr}, Value: []Type{Mark},
 				Dynamic: true, Timeout: defaultAffinity, Comment: b.affinity.port})
-		case balanceClear:
-			planClearMark(s.plan, true)
+		case balanceRestore:
+			planRestoreMark(s.plan, true)
 		}
 	}
 	use.uses++
@@ -108,8 +108,8 @@ func (s *servicePlanner) release(b balancer) {
 		s.plan.Chains.Delete(b.name())
 	case balanceRemember:
 		s.plan.Sets.Delete(b.affinity.mapName(b.is4))
-	case balanceClear:
-		planClearMark(s.plan, false)
+	case balanceRestore:
+		planRestoreMark(s.plan, false)
 	}
 }
 
@@ -155,6 +155,7 @@ func (b balancer) chain() Chain {
 	remember := R(UpdateMap{client, known, b.affinity.timeout})
 	translate := R(Jump(b.prefix("translate")))
 	return Chain{Rules: []Rule{
+		R(Jump(chainSaveMark)),
 		R(draw).WithComment("the endpoint, if the client has none yet"),
 		R(SetMark{client, known}).WithComment(b.affinity.port),
 		// This rule ends while the map is full: the client is not remembered.
@@ -163,6 +164,7 @@ func (b balancer) chain() Chain {
 		// update would leave the entry's data as it is.
 		R(DeleteFromMap{client, known}, draw).WithComment("the endpoint is gone: choose again"),
 		remember, translate,
+		R(Jump(chainRestoreMark)),
 	}}
 }
 
@@ -174,27 +176,6 @@ func planTranslate(p *Plan) {
 		marked := Concat{f.dst, L4Proto, DstPort, PacketMark}
 		p.Chains.Set("translate"+f.suffix, Chain{Rules: []Rule{R(DNAT{f.number, marked, n.all.backends})}})
 		p.Chains.Set("translate-local"+f.suffix, Chain{Rules: []Rule{R(DNAT{f.number, marked, n.local.backends})}})
-	}
-}
-
-// planClearMark asks for the chains that clear the mark with which session affinity
-// chose an endpoint. Translation ends its chain, so the mark can't be cleared there,
-// and routing, which comes next, looks at it. Each packet would pay for these hooks,
-// so they exist only while some front end has affinity.
-func planClearMark(p *Plan, needed bool) {
-	var rules []Rule
-	for _, f := range families {
-		affine, origDst := serviceNames4.affine, OrigDstIP4
-		if f.number == 6 {
-			affine, origDst = serviceNames6.affine, OrigDstIP6
-		}
-		for _, protocol := range []uint8{service.TCP, service.UDP, service.SCTP} {
-			rules = append(rules, R(CtState{"new"}, CtStatusDNAT{}, Proto(protocol),
-				InSet{Fields: Concat{origDst, L4Proto, OrigDstPort}, Set: affine}, ClearMark{}))
-		}
-	}
-	for _, hook := range []string{"prerouting", "output"} {
-		setOrDelete(p.Chains, "clear-mark-"+hook, Chain{Hook: hook, Type: "filter", Priority: priorityDNAT + 1, Rules: rules}, needed)
 	}
 }
 

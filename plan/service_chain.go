@@ -26,7 +26,6 @@ type serviceNames struct {
 
 	all, local listNames // the backends of inside and outside; without policy Local, all
 
-	affine     string // front ends with affinity
 	keepSource string // front ends whose backends shall see the client's address
 	clusterIPs string
 	localPods  string // addresses of pods on this node
@@ -52,9 +51,9 @@ func namesWithSuffix(suffix string) *serviceNames {
 	return &serviceNames{
 		services: "svc" + suffix, ranges: "svc-ranges" + suffix, ranged: "svc-ranged" + suffix,
 		inside: "svc-inside" + suffix, outside: "svc-outside" + suffix, none: "svc-none" + suffix,
-		all:    listNames{"ep" + suffix, "ep-slots" + suffix},
-		local:  listNames{"ep-local" + suffix, "ep-local-slots" + suffix},
-		affine: "svc-affine" + suffix, keepSource: "svc-keep-source" + suffix,
+		all:        listNames{"ep" + suffix, "ep-slots" + suffix},
+		local:      listNames{"ep-local" + suffix, "ep-local-slots" + suffix},
+		keepSource: "svc-keep-source" + suffix,
 		clusterIPs: "cluster-ips" + suffix, localPods: "local-pods" + suffix, hairpin: "hairpin" + suffix,
 		localVerdict: string(Goto("services-local" + suffix)), rangesVerdict: string(Goto("services-ranges" + suffix)),
 		rangesRefuseVerdict: string(Goto("services-ranges-refuse" + suffix)),
@@ -112,6 +111,7 @@ func planServiceChains(p *Plan) {
 	p.Chains.Set(chainServicesRefuse, Chain{Rules: []Rule{R(Reject{})}})
 	planServiceMasquerade(p, false)
 	planTranslate(p)
+	planMarks(p)
 	planServiceSource(p)
 }
 
@@ -126,7 +126,6 @@ func planServiceSets(p *Plan, addr Type, n *serviceNames) {
 		p.Sets.Set(l.slots, Set{Key: with(Mark), Value: []Type{Mark}})
 	}
 	p.Sets.Set(n.ranges, Set{Key: with(addr), Interval: true})
-	p.Sets.Set(n.affine, Set{Key: frontend})
 	p.Sets.Set(n.keepSource, Set{Key: frontend})
 	p.Sets.Set(n.clusterIPs, Set{Key: []Type{addr}})
 	p.Sets.Set(n.localPods, Set{Key: []Type{addr}})

@@ -186,7 +186,6 @@ func (s *servicePlanner) write(k frontendKey, f *service.Frontend, now *placemen
 	}
 	s.row(names.none, key, Element{Verdict: verdict, Comment: comment}, refused)
 	s.row(names.keepSource, key, Element{}, f.Local && local != "")
-	s.row(names.affine, key, Element{}, f.Affinity > 0 && all != "")
 
 	if clusterIP := exists && f.Class == service.ClusterIP; clusterIP != now.clusterIP {
 		now.clusterIP = clusterIP

@@ -220,27 +220,86 @@ func TestPacketsAffinity(t *testing.T) {
 	})
 }
 
-// The mark by which affinity chooses a backend must not leave with the packet.
-func TestPacketsAffinityLeavesNoMark(t *testing.T) {
+// TestPacketsAffinityKeepsMarks: the mark that another program gives to packets is on them
+// after session affinity has chosen an endpoint, and routing goes by it: of packets that
+// come in, of those of programs on the node, and of further packets of a connection
+// that nobody has answered yet.
+func TestPacketsAffinityKeepsMarks(t *testing.T) {
 	eachFamily(t, func(t *testing.T, s *site) {
+		remote := s.remotePod()
 		s.planner.Put(web(s.family.clusterIP, func(svc *corev1.Service) {
 			svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 		}))
-		s.planner.Put(webSlice(s.family.pod[:]))
+		s.planner.Put(webSlice(nil, remote))
 		s.apply()
 		probe := s.node.Command("nft", "-f", "-")
-		probe.Stdin = strings.NewReader("table inet probe { chain c { type filter hook postrouting priority 0; meta l4proto { tcp, udp } meta mark != 0 counter\n}\n}\n")
+		probe.Stdin = strings.NewReader(`table inet probe {
+			chain early { type filter hook prerouting priority -150; iifname up0 meta mark set 0xabcd1234; }
+			chain early-out { type route hook output priority -150; meta mark set 0xabcd1234; }
+			chain late { type filter hook postrouting priority 0; oifname twill-vxlan meta l4proto { tcp, udp } meta mark != 0xabcd1234 counter comment "lost"; }
+			chain sent { type filter hook postrouting priority 0; ip daddr 10.244.9.3 counter; ip6 daddr fd00:9::3 counter; }
+		}
+`)
 		if out, err := probe.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		for _, from := range []*testnet.NS{s.node, s.outside} {
-			for _, network := range []string{"tcp", "udp"} {
-				s.servers(from, network, s.family.clusterIP, 80, 3)
-				s.servers(from, network, s.family.nodeOutside, 30080, 3)
+		// Only marked packets are routed to the endpoint.
+		family := map[string]string{"IPv4": "-4", "IPv6": "-6"}[s.family.name]
+		for _, args := range [][]string{
+			{family, "route", "del", remote, "dev", "twill-vxlan"},
+			{family, "route", "add", remote, "dev", "twill-vxlan", "table", "77"},
+			{family, "rule", "add", "fwmark", "0xabcd1234", "lookup", "77"},
+		} {
+			if out, err := s.node.Command("ip", args...).CombinedOutput(); err != nil {
+				t.Fatalf("ip %v: %v: %s", args, err, out)
 			}
 		}
-		if out, err := s.node.Command("nft", "list", "table", "inet", "probe").CombinedOutput(); err != nil || !strings.Contains(string(out), "counter packets 0 bytes 0") {
-			t.Errorf("packets left with a mark (%v):\n%s", err, out)
+		for from, ns := range map[string]*testnet.NS{"the node": s.node, "outside": s.outside} {
+			for _, network := range []string{"tcp", "udp"} {
+				for range 3 {
+					if server, _, err := s.ask(ns, network, s.family.clusterIP, 80); server != "remote" {
+						t.Errorf("%s from %s: %q answers (%v), want remote", network, from, server, err)
+					}
+				}
+			}
+		}
+
+		// Nobody has this endpoint: its connections stay new.
+		nobody := netip.MustParseAddr(remote).Next().String()
+		for _, args := range [][]string{
+			{family, "route", "add", nobody, "dev", "twill-vxlan", "table", "77"},
+			{family, "neigh", "add", nobody, "lladdr", "02:00:00:00:00:01", "dev", "twill-vxlan"},
+		} {
+			if out, err := s.node.Command("ip", args...).CombinedOutput(); err != nil {
+				t.Fatalf("ip %v: %v: %s", args, err, out)
+			}
+		}
+		s.planner.Put(webSlice(nil, nobody))
+		s.apply()
+		var c net.Conn
+		s.outside.Do(func() {
+			var err error
+			if c, err = net.Dial("udp", net.JoinHostPort(s.family.clusterIP, "80")); err != nil {
+				t.Fatal(err)
+			}
+		})
+		defer c.Close()
+		for range 5 {
+			if _, err := c.Write([]byte("?")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for deadline := time.Now().Add(5 * time.Second); ; {
+			counted := s.list()
+			if !strings.Contains(counted, "counter packets 0 bytes 0 comment \"lost\"") {
+				t.Fatalf("packets went to the endpoint without their mark:\n%s", counted)
+			}
+			if strings.Contains(counted, "counter packets 5 ") {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("not all packets went to the endpoint:\n%s", counted)
+			}
 		}
 	})
 }

@@ -71,8 +71,8 @@ func (c compiler) compileChain(want plan.Chain) (compiled, error) {
 		if !ok {
 			return out, fmt.Errorf("no hook is called %q", want.Hook)
 		}
-		if want.Type != "filter" && want.Type != "nat" {
-			return out, fmt.Errorf("a base chain of type %q: want filter or nat", want.Type)
+		if want.Type != "filter" && want.Type != "nat" && (want.Type != "route" || want.Hook != "output") {
+			return out, fmt.Errorf("a base chain of type %q: want filter or nat, or route for output", want.Type)
 		}
 		out.base = base{hook, want.Type, int32(want.Priority), policyAccept}
 	}

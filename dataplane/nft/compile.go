@@ -173,10 +173,7 @@ func (p *program) statement(s plan.Statement) error {
 		if err := p.lookUp(s.Fields, s.Map, []plan.Type{plan.Mark}, &expr.Lookup{IsDestRegSet: true, DestRegister: register(0)}); err != nil {
 			return err
 		}
-		p.setMark()
-	case plan.ClearMark:
-		p.emit(&expr.Immediate{Register: register(0), Data: hostOrder(0)})
-		p.setMark()
+		p.emit(&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: register(0)})
 	case plan.UpdateMap:
 		return p.dynamic(s.Fields, s.Map, unix.NFT_DYNSET_OP_UPDATE, s.Timeout)
 	case plan.DeleteFromMap:
@@ -291,10 +288,6 @@ func netmask(p netip.Prefix) []byte {
 		mask[i/8] |= 0x80 >> (i % 8)
 	}
 	return mask
-}
-
-func (p *program) setMark() {
-	p.emit(&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: register(0)})
 }
 
 // load puts a set's key into registers, beginning with the first, and returns

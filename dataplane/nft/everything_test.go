@@ -32,6 +32,8 @@ func everything() *plan.Plan {
 		"target":    {Key: []plan.Type{plan.Mark}, Value: []plan.Type{plan.InetService}},
 		"affinity": {Key: with(frontend, plan.IPv4Addr), Value: []plan.Type{plan.Mark},
 			Dynamic: true, Timeout: 3 * time.Hour},
+		"marks": {Key: []plan.Type{plan.IPv4Addr, plan.InetProto, plan.InetService, plan.IPv4Addr, plan.InetService}, Value: []plan.Type{plan.Mark},
+			Dynamic: true, Timeout: time.Second},
 		"affinity6": {Key: with(frontend6, plan.IPv6Addr), Value: []plan.Type{plan.Mark}, Dynamic: true},
 	} {
 		p.Sets.Set(name, s)
@@ -96,7 +98,8 @@ func everything() *plan.Plan {
 		plan.R(plan.InSet{Fields: plan.Concat{plan.OrigDstIP4, plan.L4Proto, plan.OrigDstPort}, Set: "named"}, plan.Accept),
 		plan.R(plan.SetMark{Fields: plan.Concat{plan.RandomMod(3)}, Map: "slot"}),
 		plan.R(plan.SetMark{Fields: plan.Concat{plan.PacketMark}, Map: "slot"}),
-		plan.R(plan.ClearMark{}),
+		plan.R(plan.Proto(6), plan.UpdateMap{Fields: plan.Concat{plan.SrcIP4, plan.L4Proto, plan.SrcPort, plan.OrigDstIP4, plan.OrigDstPort}, Map: "marks", Timeout: time.Second}),
+		plan.R(plan.Proto(17), plan.SetMark{Fields: plan.Concat{plan.SrcIP4, plan.L4Proto, plan.SrcPort, plan.OrigDstIP4, plan.OrigDstPort}, Map: "marks"}),
 		plan.R(plan.SetMark{Fields: and(key, plan.SrcIP4), Map: "affinity"}),
 		plan.R(plan.UpdateMap{Fields: and(key, plan.SrcIP4), Map: "affinity", Timeout: 90 * time.Second}),
 		plan.R(plan.DeleteFromMap{Fields: and(key, plan.SrcIP4), Map: "affinity"}),
@@ -117,6 +120,7 @@ func everything() *plan.Plan {
 		plan.R(plan.DNAT{Family: 4, Fields: and(key, plan.PacketMark), Map: "endpoint"}),
 		plan.R(plan.DNAT{Family: 6, Fields: and(key6, plan.RandomMod(2)), Map: "endpoint6"}),
 	}})
+	p.Chains.Set("reroute", plan.Chain{Hook: "output", Type: "route", Priority: -150})
 	p.Chains.Set("untracked", plan.Chain{Hook: "output", Type: "filter", Priority: -300, Rules: []plan.Rule{
 		plan.R(plan.Proto(17), plan.ToPort(8472), plan.NoTrack{}),
 	}})
@@ -164,7 +168,9 @@ ct original ip6 daddr fd01::/64 accept
 ct original ip daddr . meta l4proto . ct original proto-dst @named accept
 meta mark set numgen random mod 3 map @slot
 meta mark set meta mark map @slot
-meta mark set 0x00000000
+update @marks { ip saddr . meta l4proto . tcp sport . ct original ip daddr . ct original proto-dst timeout 1s : meta mark }
+meta mark set ip saddr . meta l4proto . udp sport . ct original ip daddr . ct original proto-dst map @marks
+type route hook output priority mangle; policy accept;
 meta mark set ip daddr . meta l4proto . th dport . ip saddr map @affinity
 update @affinity { ip daddr . meta l4proto . th dport . ip saddr timeout 1m30s : meta mark }
 delete @affinity { ip daddr . meta l4proto . th dport . ip saddr : meta mark }

@@ -29,10 +29,11 @@ func register(index int) uint32 {
 }
 
 // offsetsOf are the places of addresses in their headers (RFC 791 §3.1, RFC
-// 8200 §3) and of the destination port, which TCP, UDP and SCTP share.
+// 8200 §3) and of ports, which TCP, UDP and SCTP share.
 const (
 	source4, destination4 = 12, 16
 	source6, destination6 = 8, 24
+	sourcePort            = 0
 	destinationPort       = 2
 )
 
@@ -43,6 +44,7 @@ var sources = map[plan.Field]source{
 	plan.DstIP6:       {plan.IPv6Addr, 16, 6, payload(expr.PayloadBaseNetworkHeader, destination6, 16)},
 	plan.L4Proto:      {plan.InetProto, 1, 0, meta(expr.MetaKeyL4PROTO)},
 	plan.DstPort:      {plan.InetService, 2, 0, payload(expr.PayloadBaseTransportHeader, destinationPort, 2)},
+	plan.SrcPort:      {plan.InetService, 2, 0, payload(expr.PayloadBaseTransportHeader, sourcePort, 2)},
 	plan.InInterface:  {plan.IfName, 16, 0, meta(expr.MetaKeyIIFNAME)},
 	plan.OutInterface: {plan.IfName, 16, 0, meta(expr.MetaKeyOIFNAME)},
 	plan.PacketMark:   {plan.Mark, 4, 0, meta(expr.MetaKeyMARK)},

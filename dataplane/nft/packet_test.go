@@ -288,8 +288,8 @@ func TestAffinity(t *testing.T) {
 			plan.R(plan.SetMark{Fields: client, Map: "aff"}),
 			update, dnat,
 			plan.R(plan.DeleteFromMap{Fields: client, Map: "aff"}),
-			// The slot that was remembered is gone: the only one left is the last.
-			plan.R(plan.ClearMark{}), update, dnat)
+			// The slot that was remembered is gone: the first is taken.
+			plan.R(plan.SetMark{Fields: plan.Concat{plan.RandomMod(1)}, Map: "slot"}), update, dnat)
 		x.apply(t)
 		first, err := x.dial(x.family.service, 80)
 		if err != nil {
