@@ -53,8 +53,11 @@ func planBase(p *Plan) {
 	p.Sysctls.Set("net/ipv4/ip_forward", "1")
 
 	// Translation sees only the first packet of a connection.
-	p.Chains.Set("prerouting-nat", Chain{Hook: "prerouting", Type: "nat", Priority: priorityDNAT,
-		Rules: []Rule{R(Jump("services"))}})
+	p.Chains.Set("prerouting-nat", Chain{Hook: "prerouting", Type: "nat", Priority: priorityDNAT, Rules: []Rule{
+		// Routing would drop these, once the destination is not translated.
+		R(InPrefix{Field: DstIP4, Prefix: loopback4}, Return).WithComment("only programs on the node reach its loopback"),
+		R(Jump("services")),
+	}})
 	p.Chains.Set("output-nat", Chain{Hook: "output", Type: "nat", Priority: priorityDNAT,
 		Rules: []Rule{R(Jump("services"))}})
 

@@ -212,7 +212,7 @@ func (p *podPlanner) planLocal(hostInterface string) {
 			sysctls["net/ipv4/conf/"+l.HostInterface+"/proxy_arp"] = "1"
 		}
 	}
-	if slices.ContainsFunc(hostPorts(l.Ports), HostPort.onLoopback) {
+	if slices.ContainsFunc(hostPorts(l.Ports), HostPort.onLoopback4) {
 		// Else packets between a loopback address and the link are martians.
 		sysctls["net/ipv4/conf/"+l.HostInterface+"/route_localnet"] = "1"
 	}

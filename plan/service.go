@@ -50,7 +50,7 @@ type servicePlanner struct {
 
 // HostPort is a port of a node that is led to a pod on it.
 type HostPort struct {
-	HostIP   netip.Addr // zero or unspecified: the node's addresses
+	HostIP   netip.Addr // zero: every local address; unspecified: every one of its family
 	Protocol uint8      // IP protocol number
 	HostPort uint16
 	Port     uint16 // of the pod
@@ -71,8 +71,15 @@ func hostPorts(ports []api.WorkloadEndpointPort) []HostPort {
 	return out
 }
 
-// onLoopback tells whether a host port is for programs on the node alone.
-func (p HostPort) onLoopback() bool { return p.HostIP.Is4() && p.HostIP.IsLoopback() }
+// everywhere says whether a host port is on every local address of a family.
+func (p HostPort) everywhere(is4 bool) bool {
+	return !p.HostIP.IsValid() || p.HostIP.IsUnspecified() && p.HostIP.Is4() == is4
+}
+
+// onLoopback4 says whether a host port is on an address of 127.0.0.0/8.
+func (p HostPort) onLoopback4() bool {
+	return p.everywhere(true) || p.HostIP.Is4() && p.HostIP.IsLoopback()
+}
 
 type localPod struct {
 	name      api.Key // of the pod; several attachments may have the same
@@ -268,15 +275,8 @@ func (s *servicePlanner) hostPortFrontends(pod localPod) (out []service.Frontend
 			faults = append(faults, fmt.Sprintf("host port %d on %s: the kernel leads no packets to IPv6 loopback addresses elsewhere; leave hostIP empty", hp.HostPort, hp.HostIP))
 			continue
 		}
-		hosts := s.local.Addrs
-		if hp.HostIP.IsValid() && !hp.HostIP.IsUnspecified() {
-			hosts = []netip.Addr{hp.HostIP.Unmap()}
-		}
-		for _, host := range hosts {
-			for _, a := range pod.addrs {
-				if a.Is4() != host.Is4() || hp.HostIP.IsUnspecified() && a.Is4() != hp.HostIP.Is4() {
-					continue
-				}
+		for _, a := range pod.addrs {
+			for _, host := range s.hostPortAddrs(hp, a.Is4()) {
 				to := []netip.AddrPort{netip.AddrPortFrom(a, hp.Port)}
 				out = append(out, service.Frontend{
 					Class: service.HostPort, Addr: host, Protocol: hp.Protocol, Port: hp.HostPort,
@@ -286,6 +286,21 @@ func (s *servicePlanner) hostPortFrontends(pod localPod) (out []service.Frontend
 		}
 	}
 	return out, faults
+}
+
+// hostPortAddrs are the addresses of a family that a host port is on. The unspecified
+// one stands for every local address. The node's own are named, too: there NodePorts of
+// Services come first, and UDP connections are followed.
+func (s *servicePlanner) hostPortAddrs(hp HostPort, is4 bool) []netip.Addr {
+	other := func(a netip.Addr) bool { return a.Is4() != is4 }
+	if !hp.everywhere(is4) {
+		return slices.DeleteFunc([]netip.Addr{hp.HostIP}, other)
+	}
+	all := netip.IPv6Unspecified()
+	if is4 {
+		all = netip.IPv4Unspecified()
+	}
+	return append(slices.DeleteFunc(slices.Clone(s.local.Addrs), other), all)
 }
 
 // problems lists what Services and host ports ask for and don't get.

@@ -28,8 +28,11 @@ type serviceNames struct {
 
 	keepSource string // front ends whose backends shall see the client's address
 	clusterIPs string
-	localPods  string // addresses of pods on this node
-	hairpin    string // the same, as pairs of twice the same
+	// Host ports on every local address: protocol . port → pod, and these with the pod.
+	hostPorts, hostPortPods string
+
+	localPods string // addresses of pods on this node
+	hairpin   string // the same, as pairs of twice the same
 
 	localVerdict, rangesVerdict, rangesRefuseVerdict string
 }
@@ -54,7 +57,7 @@ func namesWithSuffix(suffix string) *serviceNames {
 		all:        listNames{"ep" + suffix, "ep-slots" + suffix},
 		local:      listNames{"ep-local" + suffix, "ep-local-slots" + suffix},
 		keepSource: "svc-keep-source" + suffix,
-		clusterIPs: "cluster-ips" + suffix, localPods: "local-pods" + suffix, hairpin: "hairpin" + suffix,
+		clusterIPs: "cluster-ips" + suffix, hostPorts: "host-ports" + suffix, hostPortPods: "host-port-pods" + suffix, localPods: "local-pods" + suffix, hairpin: "hairpin" + suffix,
 		localVerdict: string(Goto("services-local" + suffix)), rangesVerdict: string(Goto("services-ranges" + suffix)),
 		rangesRefuseVerdict: string(Goto("services-ranges-refuse" + suffix)),
 	}
@@ -106,13 +109,28 @@ func planServiceChains(p *Plan) {
 			R(isNew, InSet{Fields: Concat{f.dst}, Set: n.clusterIPs}, Goto(chainServicesRefuse)).
 				WithComment("a port that the service does not have"))
 	}
-	p.Chains.Set(chainServices, Chain{Rules: services})
+	p.Chains.Set(chainServices, Chain{Rules: append(services, hostPortRules()...)})
 	p.Chains.Set(chainServicesReject, Chain{Rules: reject})
 	p.Chains.Set(chainServicesRefuse, Chain{Rules: []Rule{R(Reject{})}})
 	planServiceMasquerade(p, false)
 	planTranslate(p)
 	planMarks(p)
 	planServiceSource(p)
+}
+
+// hostPortRules serve host ports on every local address, also one that the node gets
+// later, after the front ends that name an address. ::1 is left out: the kernel sends no
+// packets with this source to another device (RFC 4291 §2.5.3).
+func hostPortRules() (rules []Rule) {
+	for _, f := range families {
+		var to []Statement
+		if f.number == 6 {
+			to = append(to, InPrefix{Field: f.dst, Prefix: netip.PrefixFrom(netip.IPv6Loopback(), 128), Not: true})
+		}
+		to = append(to, LocalAddress{}, DNAT{f.number, Concat{L4Proto, DstPort}, serviceNamesFor(f.number).hostPorts})
+		rules = append(rules, R(to...).WithComment("host ports"))
+	}
+	return rules
 }
 
 func planServiceSets(p *Plan, addr Type, n *serviceNames) {
@@ -128,6 +146,8 @@ func planServiceSets(p *Plan, addr Type, n *serviceNames) {
 	p.Sets.Set(n.ranges, Set{Key: with(addr), Interval: true})
 	p.Sets.Set(n.keepSource, Set{Key: frontend})
 	p.Sets.Set(n.clusterIPs, Set{Key: []Type{addr}})
+	p.Sets.Set(n.hostPorts, Set{Key: []Type{InetProto, InetService}, Value: []Type{addr, InetService}})
+	p.Sets.Set(n.hostPortPods, Set{Key: []Type{InetProto, InetService, addr, InetService}})
 	p.Sets.Set(n.localPods, Set{Key: []Type{addr}})
 	p.Sets.Set(n.hairpin, Set{Key: []Type{addr, addr}})
 }

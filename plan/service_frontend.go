@@ -150,6 +150,10 @@ func (s *servicePlanner) dirtyRivals(k frontendKey) {
 // write brings a front end's rows from what is placed to what f says; nil: to
 // none.
 func (s *servicePlanner) write(k frontendKey, f *service.Frontend, now *placement) {
+	if k.addr.IsUnspecified() {
+		s.writeHostPort(k, f, now)
+		return
+	}
 	names := serviceNamesOf(k.addr)
 	key := KeyOf(k.addr, k.protocol, k.port)
 	exists := f != nil
@@ -196,6 +200,22 @@ func (s *servicePlanner) write(k frontendKey, f *service.Frontend, now *placemen
 	if k.protocol == service.UDP {
 		s.writeUDP(Frontend{k.addr, k.port}, f, exists)
 	}
+}
+
+// writeHostPort brings the rows of a host port on every local address in line.
+func (s *servicePlanner) writeHostPort(k frontendKey, f *service.Frontend, now *placement) {
+	names := serviceNamesOf(k.addr)
+	key := KeyOf(k.protocol, k.port)
+	if old, ok := s.plan.Elements.Get(ElementKey{names.hostPorts, key}); ok {
+		s.row(names.hostPortPods, key+old.Value, Element{}, false)
+	}
+	if f == nil {
+		s.row(names.hostPorts, key, Element{}, false)
+		return
+	}
+	to := KeyOf(f.Backends[0].Addr(), f.Backends[0].Port())
+	s.row(names.hostPorts, key, Element{Value: to, Comment: s.elementComment(now.owner, "")}, true)
+	s.row(names.hostPortPods, key+to, Element{}, true)
 }
 
 // row asks for an element, or for its absence.

@@ -154,6 +154,16 @@ func (s *site) pod(i int, ports ...api.WorkloadEndpointPort) plan.Local {
 	}
 }
 
+// podSysctls sets what the plan asks of the pods' devices.
+func (s *site) podSysctls() {
+	s.t.Helper()
+	for path, value := range s.planner.Flush().Sysctls.All() {
+		if strings.HasPrefix(path, "net/ipv4/conf/tw-") {
+			s.node.Sysctl(s.t, strings.TrimPrefix(path, "net/"), value)
+		}
+	}
+}
+
 // serve answers on port 8080, over TCP and UDP, with the server's name and the
 // client's address.
 func (s *site) serve(ns *testnet.NS, name string) {

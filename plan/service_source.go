@@ -83,7 +83,9 @@ func keepSourceRules() (rules []Rule) {
 		}
 		// nft can only print the original port where a rule says of which protocol.
 		for _, protocol := range []uint8{service.TCP, service.UDP, service.SCTP} {
-			rules = append(rules, R(Proto(protocol), InSet{Fields: Concat{origDst, L4Proto, OrigDstPort}, Set: n.keepSource}, Return))
+			rules = append(rules,
+				R(Proto(protocol), InSet{Fields: Concat{origDst, L4Proto, OrigDstPort}, Set: n.keepSource}, Return),
+				R(Proto(protocol), InSet{Fields: Concat{L4Proto, OrigDstPort, f.dst, DstPort}, Set: n.hostPortPods}, Return))
 		}
 	}
 	return rules

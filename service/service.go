@@ -183,6 +183,10 @@ func (s *Service) parseAddrs(field string, texts []string) []netip.Addr {
 			s.problem("%s: %q is not an address", field, text)
 			continue
 		}
+		if a.IsUnspecified() { // to the planner it means every address
+			s.problem("%s: %s is not the address of a host", field, text)
+			continue
+		}
 		if !slices.Contains(out, a) {
 			out = append(out, a)
 		}

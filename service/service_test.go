@@ -305,6 +305,12 @@ func TestFrontends(t *testing.T) {
 			}},
 		{name: "leading zeros are decimal", svc: newService(func(s *corev1.Service) { s.Spec.ClusterIPs = []string{"010.001.000.010"} }),
 			want: []string{"ClusterIP 10.1.0.10:80/tcp → [] else reject"}},
+		{name: "the unspecified address is nobody's", svc: newService(func(s *corev1.Service) {
+			s.Spec.Type = corev1.ServiceTypeLoadBalancer
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "0.0.0.0"}}
+		}),
+			want:     []string{"ClusterIP 10.1.0.10:80/tcp → [] else reject"},
+			problems: []string{"status.loadBalancer.ingress: 0.0.0.0 is not the address of a host"}},
 		{name: "what is not done is said", svc: newService(func(s *corev1.Service) {
 			s.Spec.ClusterIPs = []string{"10.1.0.10", "x"}
 			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "q", Protocol: "QUIC", Port: 443})
