@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/twill-net/twill/trace"
 )
@@ -27,13 +28,15 @@ packets take between nodes, and what comes of it.
 
 FROM is a pod (NAME or NAMESPACE/NAME), node/NAME or an address. TO is a
 service or pod (a bare name is a service's if there is one), svc/NAME,
-pod/NAME, node/NAME, a service's DNS name, or an address. PROTOCOL is tcp
-(default), udp or sctp.
+pod/NAME, node/NAME, a service's DNS name, or an address. PORT is a number, or
+the name that the service or pod has for it. PROTOCOL is tcp, udp or sctp;
+default tcp, or the one that the name is for.
 
 With --probe a real packet is sent as well, from the pod in the lab on this
 machine, and the command fails if it does not meet with the verdict.`,
 		Example: `  twill trace -n policy-demo access nginx:80
   twill trace default/shell node/node01:30080
+  twill trace -n policy-demo access pod/nginx:http
   twill trace 172.16.10.200 172.16.10.10:30080
   twill trace -n policy-demo --probe access nginx:80`,
 		Args: takes(2),
@@ -59,7 +62,7 @@ machine, and the command fails if it does not meet with the verdict.`,
 				return err
 			}
 			if probe {
-				return s.probe(cmd, report, q)
+				return s.probe(cmd, report)
 			}
 			return nil
 		},
@@ -88,9 +91,16 @@ func parseQuery(namespace, from, to string) (trace.Query, error) {
 		}
 		q.Protocol = number
 	}
+	if len(validation.IsValidPortName(port)) == 0 {
+		q.PortName = port
+		if !given {
+			q.Protocol = 0 // that of the name
+		}
+		return q, nil
+	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {
-		return q, usagef("%q is not a port number from 1 to 65535", port)
+		return q, usagef("%q is neither a port number from 1 to 65535 nor the name of a port", port)
 	}
 	q.Port = uint16(n)
 	return q, nil
@@ -153,7 +163,7 @@ func where(p trace.Party, addr netip.Addr) string {
 
 // probe sends a real packet from the pod by the lab's own tool, whose exit code
 // tells what it met with.
-func (s *Session) probe(cmd *cobra.Command, r *trace.Report, q trace.Query) error {
+func (s *Session) probe(cmd *cobra.Command, r *trace.Report) error {
 	if r.From.Pod == nil {
 		return usagef("--probe sends from a pod of the lab; %s is none", r.From)
 	}
@@ -166,7 +176,7 @@ func (s *Session) probe(cmd *cobra.Command, r *trace.Report, q trace.Query) erro
 	if lab := s.connection.lab; lab != "" {
 		args = append(args, "--lab", lab)
 	}
-	args = append(args, "--", "probe", protocol, netip.AddrPortFrom(r.Address, q.Port).String())
+	args = append(args, "--", "probe", protocol, netip.AddrPortFrom(r.Address, r.Port).String())
 	out, err := exec.CommandContext(cmd.Context(), exe, args...).CombinedOutput()
 	words := strings.Fields(string(out))
 	if len(words) == 0 {

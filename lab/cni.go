@@ -30,21 +30,26 @@ const (
 // Port is a port of a pod.
 type Port struct {
 	Name     string `json:"name,omitempty"`
-	Protocol string `json:"protocol"`
+	Protocol string `json:"protocol"` // TCP or UDP; empty: both
 	Port     int    `json:"port"`
 }
 
-// ParsePort reads PORT or NAME=PORT. The port is meant for TCP and UDP alike.
+// ParsePort reads [NAME=]PORT[/tcp|/udp].
 func ParsePort(text string) (Port, error) {
 	name, number, named := strings.Cut(text, "=")
 	if !named {
 		name, number = "", text
 	}
+	number, protocol, given := strings.Cut(number, "/")
+	protocol = strings.ToUpper(protocol)
+	if given && protocol != "TCP" && protocol != "UDP" {
+		return Port{}, fmt.Errorf("port %q: the protocol is tcp or udp; without one the port is for both", text)
+	}
 	n, err := strconv.Atoi(number)
 	if err != nil || n < 1 || n > 65535 || (named && name == "") {
 		return Port{}, fmt.Errorf("port %q: write a number from 1 to 65535, or NAME=NUMBER", text)
 	}
-	return Port{Name: name, Port: n}, nil
+	return Port{Name: name, Protocol: protocol, Port: n}, nil
 }
 
 // attachment is what the CNI executable is told of one pod.
@@ -73,7 +78,9 @@ func (a *attachment) config() ([]byte, error) {
 	ports := []Port{}
 	for _, p := range a.ports {
 		for _, protocol := range []string{"TCP", "UDP"} {
-			ports = append(ports, Port{Name: p.Name, Protocol: protocol, Port: p.Port})
+			if p.Protocol == "" || p.Protocol == protocol {
+				ports = append(ports, Port{Name: p.Name, Protocol: protocol, Port: p.Port})
+			}
 		}
 	}
 	config := map[string]any{

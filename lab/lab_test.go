@@ -97,15 +97,17 @@ func TestAddresses(t *testing.T) {
 
 func TestParsePort(t *testing.T) {
 	for text, want := range map[string]Port{
-		"80":      {Port: 80},
-		"http=80": {Name: "http", Port: 80},
-		"65535":   {Port: 65535},
+		"80":         {Port: 80},
+		"http=80":    {Name: "http", Port: 80},
+		"65535":      {Port: 65535},
+		"80/tcp":     {Port: 80, Protocol: "TCP"},
+		"dns=53/UDP": {Name: "dns", Port: 53, Protocol: "UDP"},
 	} {
 		if got, err := ParsePort(text); err != nil || got != want {
 			t.Errorf("ParsePort(%q) = %v, %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"", "0", "65536", "http", "=80", "http=", "80/tcp", "-1"} {
+	for _, text := range []string{"", "0", "65536", "http", "=80", "http=", "80/", "80/sctp", "http=80/", "-1"} {
 		if got, err := ParsePort(text); err == nil {
 			t.Errorf("ParsePort(%q) = %v, want an error", text, got)
 		}

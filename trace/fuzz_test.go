@@ -48,7 +48,8 @@ func FuzzTrace(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, q := range []Query{{"policy-demo", from, to, policy.TCP, 80}, {"policy-demo", "access", "nginx", policy.TCP, 80}, {"", to, from, policy.UDP, 30080}} {
+		for _, q := range []Query{{"policy-demo", from, to, policy.TCP, 80, ""}, {"policy-demo", "access", "nginx", policy.TCP, 80, ""}, {"", to, from, policy.UDP, 30080, ""},
+			{"policy-demo", from, to, 0, 0, "http"}} {
 			r, err := s.Trace(q)
 			if err == nil && (r.Verdict == "" || r.Sentence == "") {
 				t.Errorf("%+v gets %+v", q, r)

@@ -29,8 +29,9 @@ const (
 type Query struct {
 	Namespace string // for names without one
 	From, To  string
-	Protocol  uint8
-	Port      uint16
+	Protocol  uint8  // 0 with a PortName: the first that has a port of that name
+	Port      uint16 // 0 with a PortName
+	PortName  string // of the pod or Service; empty: Port counts
 }
 
 // Report is the answer.
@@ -88,6 +89,11 @@ func (s *Snapshot) Trace(q Query) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	if q.PortName != "" {
+		if q.Protocol, q.Port, err = s.namedPort(to, q.PortName, q.Protocol); err != nil {
+			return nil, err
+		}
+	}
 	r := &Report{From: from, To: to, Protocol: policy.ProtocolName(q.Protocol), Port: q.Port}
 	if r.Source, r.Address, err = commonFamily(from, to); err != nil {
 		return nil, err
@@ -114,6 +120,9 @@ func (s *Snapshot) follow(r *Report, proto uint8) {
 		at = r.To.Node // node ports are served at the address's own node
 	}
 	key, f, ok := s.frontendAt(at, r.Address, proto, r.Port)
+	if !ok { // as on a node, a Service wins
+		key, at, f, ok = s.hostPortAt(r.Address, proto, r.Port)
+	}
 	switch {
 	case ok:
 		s.translate(r, proto, at, key, f)

@@ -2,12 +2,14 @@ package trace
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
 	"sigs.k8s.io/yaml"
 
 	"github.com/twill-net/twill/api"
+	"github.com/twill-net/twill/policy"
 )
 
 // cluster is the classic exercise: three nodes, nginx twice, and a policy that
@@ -194,6 +196,89 @@ func TestTrace(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+const ported = `
+---
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: ported, namespace: policy-demo, labels: {app: ported}}
+spec:
+  node: node01
+  ipNetworks: [10.244.1.9/32]
+  ports:
+  - {name: dns, protocol: UDP, port: 53}
+  - {name: web, protocol: TCP, port: 80, hostPort: 8080}
+  - {name: web, protocol: UDP, port: 81, hostPort: 8080}
+  - {protocol: TCP, port: 90, hostPort: 9090, hostIP: 172.16.10.77}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: ported, namespace: policy-demo}
+spec:
+  podSelector: {matchLabels: {app: ported}}
+  ingress:
+  - {from: [{ipBlock: {cidr: 172.16.10.200/32}}]}
+  - {from: [{podSelector: {matchLabels: {run: access}}}], ports: [{port: web}]}
+`
+
+// TestHostPorts: a node leads them to its pod, whose policy sees the client's own
+// address.
+func TestHostPorts(t *testing.T) {
+	s := snapshot(t, cluster+ported)
+	for _, c := range []struct {
+		from, to string
+		proto    uint8
+		port     uint16
+		want     Verdict
+		way      string
+	}{
+		{"172.16.10.200", "node/node01", policy.TCP, 8080, Allowed, "10.244.1.9:80"},
+		{"172.16.10.201", "node/node01", policy.TCP, 8080, Denied, "10.244.1.9:80"},
+		{"172.16.10.200", "node/node01", policy.UDP, 8080, Allowed, "10.244.1.9:81"},
+		{"access", "node/node01", policy.TCP, 8080, Allowed, "10.244.1.9:80"},
+		{"other", "node/node01", policy.TCP, 8080, Denied, "10.244.1.9:80"},
+		{"nginx-1", "172.16.10.11", policy.TCP, 8080, Denied, "10.244.1.9:80"},
+		{"node/node01", "node/node01", policy.TCP, 8080, Allowed, "10.244.1.9:80"},
+		{"other", "172.16.10.77", policy.TCP, 9090, Denied, "10.244.1.9:90"},
+		{"other", "node/node01", policy.TCP, 9090, Allowed, "172.16.10.11:9090"}, // only at its host IP
+		{"other", "node/master", policy.TCP, 8080, Allowed, "172.16.10.10:8080"}, // only on the pod's node
+	} {
+		r, err := s.Trace(Query{Namespace: "policy-demo", From: c.from, To: c.to, Protocol: c.proto, Port: c.port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Ways) != 1 || r.Verdict != c.want || r.Ways[0].To.String() != c.way {
+			t.Errorf("%s to %s:%d/%d is %s (%s), %+v; want %s at %s", c.from, c.to, c.port, c.proto, r.Verdict, r.Sentence, r.Ways, c.want, c.way)
+		}
+	}
+}
+
+func TestNamedPorts(t *testing.T) {
+	s := snapshot(t, cluster+ported)
+	for _, c := range []struct {
+		to, name string
+		proto    uint8
+		want     string // "port/protocol", or the error
+	}{
+		{"pod/ported", "web", 0, "80/tcp"},
+		{"pod/ported", "web", policy.UDP, "81/udp"},
+		{"pod/ported", "dns", 0, "53/udp"},
+		{"10.244.1.9", "web", policy.TCP, "80/tcp"},
+		{"pod/ported", "dns", policy.TCP, `pod policy-demo/ported has no port named "dns"; it has dns/udp, web/tcp, web/udp`},
+		{"pod/nginx-1", "web", 0, `pod policy-demo/nginx-1 has no named ports: give the number instead of "web"`},
+		{"node/node01", "web", 0, `node node01 has no port names: give the number instead of "web"`},
+		{"svc/nginx", "http", 0, `service policy-demo/nginx has no named ports: give the number instead of "http"`},
+	} {
+		r, err := s.Trace(Query{Namespace: "policy-demo", From: "access", To: c.to, Protocol: c.proto, PortName: c.name})
+		got := fmt.Sprint(err)
+		if err == nil {
+			got = fmt.Sprintf("%d/%s", r.Port, r.Protocol)
+		}
+		if got != c.want {
+			t.Errorf("%s:%s is %q, want %q", c.to, c.name, got, c.want)
+		}
 	}
 }
 

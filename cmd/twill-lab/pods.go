@@ -66,7 +66,7 @@ that come to the same port. With a command that runs in the background, or with
 	f.StringSliceVarP(&labels, "labels", "l", nil, "labels as KEY=VALUE")
 	f.StringVar(&r.Node, "node", "", "the node (default: one after the other)")
 	f.IntVar(&r.Replicas, "replicas", 1, "how many pods: NAME-1, NAME-2 ...")
-	f.StringSliceVar(&ports, "port", nil, "ports as PORT or NAME=PORT, at which the web server listens (default 80)")
+	f.StringSliceVar(&ports, "port", nil, "ports as [NAME=]PORT[/tcp|/udp], at which the web server listens, for both protocols if none is given (default 80)")
 	f.BoolVar(&attached, "rm", false, "run the command in the foreground, then remove the pod")
 	return c
 }
