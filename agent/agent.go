@@ -61,6 +61,7 @@ type Agent struct {
 	planner  *plan.Planner
 	underlay underlay
 	unsynced map[string]struct{} // what has to be known before anything is programmed
+	drifts   uint64              // changes by other programs that were counted
 	serves   bool                // Services are this agent's
 	pools    map[string]*api.IPPool
 	waiters  []waiter
@@ -234,7 +235,6 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 			f()
 			a.drain()
 		case <-drift:
-			a.metrics.drift.Inc()
 			drifted = true
 			a.followUnderlay()
 			a.surveyHost()
@@ -251,8 +251,10 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 			continue
 		}
 		writes, done := a.apply(drifted)
-		if drifted && writes > 0 {
-			a.log.Warn("mended what somebody else changed in the kernel", "writes", writes)
+		if seen := a.nft.Drifts() + a.route.Mended(); seen != a.drifts {
+			a.drifts = seen
+			a.metrics.drift.Inc()
+			a.log.Warn("mended what another program changed in the kernel", "writes", writes)
 		}
 		drifted = false
 		if isFirst {

@@ -36,7 +36,7 @@ func newMetrics(a *Agent) *metrics {
 		}, []string{"area"}),
 		drift: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "twill_dataplane_drift_total",
-			Help: "Times that somebody else was seen to change what is ours in the kernel.",
+			Help: "Times that another program was seen to change what is Twill's in the kernel; Twill's own work is not counted.",
 		}),
 		apply: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "twill_dataplane_apply_duration_seconds",

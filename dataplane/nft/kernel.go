@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/twill-net/twill/plan"
 	"golang.org/x/sys/unix"
@@ -24,6 +25,8 @@ type Kernel struct {
 	// What the kernel refused in the last Apply, even though the table had been
 	// read again: to see that refused once more is no reason to read it again.
 	refused, refusedNow map[string]bool
+
+	drifts atomic.Uint64 // how often Watch saw another program change the table
 
 	mu     sync.Mutex
 	doubts doubts
@@ -359,10 +362,16 @@ func joinErrors(errs []error) error {
 // ctx ends.
 func (k *Kernel) Watch(ctx context.Context, drift, foreign func()) error {
 	return k.events.watch(ctx, func(d doubts) {
+		if !d.lost {
+			k.drifts.Add(1)
+		}
 		k.doubt(d)
 		drift()
 	}, foreign)
 }
+
+// Drifts is how often Watch has seen another program change our table.
+func (k *Kernel) Drifts() uint64 { return k.drifts.Load() }
 
 // Cleanup removes our table, if there is one, from the calling thread's network
 // namespace and says what it removed.

@@ -40,6 +40,7 @@ func (m *mirror) element(k plan.ElementKey) (plan.Packed, bool) {
 // doubts are the objects whose state in the kernel may differ from the mirror.
 type doubts struct {
 	all    bool
+	lost   bool // notifications were lost, perhaps none about our table
 	sets   map[string]struct{}
 	chains map[string]struct{}
 }

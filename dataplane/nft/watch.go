@@ -96,7 +96,7 @@ func (s *socket) watch(ctx context.Context, report func(doubts), foreign func())
 		case err != nil:
 			return fmt.Errorf("watch nftables: %w", err)
 		case errors.Is(received, unix.ENOBUFS):
-			report(doubts{all: true}) // notifications were lost
+			report(doubts{all: true, lost: true})
 			foreign()
 			continue
 		case received != nil:

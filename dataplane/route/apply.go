@@ -36,6 +36,7 @@ func (k *Kernel) Apply(p *plan.Plan) (writes int, err error) {
 	}
 	k.retry = false
 	clear(k.waiting)
+	k.takeAllChanged(p)
 	a := &pass{Kernel: k, plan: p, missing: map[string]map[string]int{}}
 	a.run()
 	k.settle()
@@ -107,7 +108,7 @@ type step[K, V comparable] struct {
 
 // add writes the dirty entries that are wanted.
 func (s step[K, V]) add(a *pass) {
-	takeChanged(s.table, s.belief)
+	takeChanged(s.table, s.belief, false)
 	for key := range s.table.Dirty() {
 		want, ok := s.table.Get(key)
 		if !ok || s.where != nil && !s.where(key) {
@@ -115,6 +116,7 @@ func (s step[K, V]) add(a *pass) {
 		}
 		if have, ok := s.belief.have[key]; ok && have == want {
 			s.table.MarkClean(key)
+			delete(s.belief.suspect, key)
 			continue
 		}
 		wrote, err := s.put(key, want)
@@ -126,7 +128,9 @@ func (s step[K, V]) add(a *pass) {
 		s.table.MarkClean(key)
 		if wrote {
 			a.wrote()
+			a.mends(s.belief.suspected(key))
 		}
+		delete(s.belief.suspect, key)
 	}
 }
 
@@ -142,18 +146,57 @@ func (s step[K, V]) remove(a *pass) {
 				continue
 			}
 			a.wrote()
+			a.mends(s.belief.suspected(key))
 		}
+		delete(s.belief.suspect, key)
 		s.belief.unset(key)
 		s.table.MarkClean(key)
 	}
 }
 
-// takeChanged marks dirty what others changed.
-func takeChanged[K, V, B comparable](t *plan.Table[K, V], b *belief[K, B]) {
+// takeAllChanged takes what changed before this Apply writes anything. What
+// changes later is taken for a consequence of its writes: with its device, the
+// kernel removes what is on it.
+func (k *Kernel) takeAllChanged(p *plan.Plan) {
+	takeChanged(p.Sysctls, k.sysctls, true)
+	takeChanged(p.Links, k.links, true)
+	takeChanged(p.Addresses, k.addresses, true)
+	takeChanged(p.Neighbours, k.neighbours, true)
+	takeChanged(p.FDB, k.fdb, true)
+	takeChanged(p.Routes, k.routes, true)
+}
+
+// takeChanged marks dirty what changed in the kernel.
+func takeChanged[K, V, B comparable](t *plan.Table[K, V], b *belief[K, B], suspicious bool) {
 	for key := range b.changed {
-		t.MarkDirty(key)
+		b.doubt(key, t, suspicious)
 	}
 	clear(b.changed)
+}
+
+// dirtyTable is the part of a plan.Table that belief.doubt needs.
+type dirtyTable[K comparable] interface {
+	IsDirty(K) bool
+	MarkDirty(K)
+}
+
+// doubt marks a key dirty of which the kernel may have something else.
+func (b *belief[K, V]) doubt(key K, t dirtyTable[K], suspicious bool) {
+	if suspicious && !t.IsDirty(key) {
+		b.suspect[key] = struct{}{}
+	}
+	t.MarkDirty(key)
+}
+
+func (b *belief[K, V]) suspected(key K) bool {
+	_, ok := b.suspect[key]
+	return ok
+}
+
+func (a *pass) mends(suspected bool) {
+	if suspected {
+		a.mended++
+	}
 }
 
 func (a *pass) wrote() {

@@ -5,11 +5,14 @@ type belief[K, V comparable] struct {
 	have    map[K]V
 	on      map[string]map[K]struct{} // keys by the link that they need, "" for none
 	changed map[K]struct{}            // changed by others; not yet marked dirty in the plan
+	// suspect are keys that are dirty for no other reason than that the kernel may
+	// differ: to write one mends what another program changed.
+	suspect map[K]struct{}
 	link    func(K, V) string
 }
 
 func newBelief[K, V comparable](link func(K, V) string) *belief[K, V] {
-	b := &belief[K, V]{link: link}
+	b := &belief[K, V]{link: link, suspect: map[K]struct{}{}}
 	b.reset()
 	return b
 }

@@ -24,6 +24,8 @@ type Kernel struct {
 
 	mu        sync.Mutex
 	unread    bool // the next Apply reads the kernel first
+	wasRead   bool
+	mended    uint64 // writes that undid what another program did
 	drift     func()
 	originals originals // of sysctls
 
@@ -96,6 +98,14 @@ func (k *Kernel) Close() {
 	if k.events != nil {
 		k.events.file.Close()
 	}
+}
+
+// Mended is how many keys Apply has written so far to undo what another program
+// did. What goes with a device that Twill itself removes is not among them.
+func (k *Kernel) Mended() uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.mended
 }
 
 // Resync makes the next Apply read the kernel anew and compare it with the

@@ -14,14 +14,20 @@ import (
 // addLinks makes the dirty links that are wanted, all but up, and returns the
 // names of those that can be brought up.
 func (a *pass) addLinks() (raise []string) {
-	takeChanged(a.plan.Links, a.links)
+	takeChanged(a.plan.Links, a.links, false)
 	for name := range a.plan.Links.Dirty() {
 		want, ok := a.plan.Links.Get(name)
 		if !ok {
 			continue
 		}
 		a.managed[name] = struct{}{}
-		if err := a.putLink(name, want); err != nil {
+		before := a.writes
+		err := a.putLink(name, want)
+		if a.writes > before {
+			a.mends(a.links.suspected(name))
+			delete(a.links.suspect, name)
+		}
+		if err != nil {
 			a.fail("link", err)
 			if _, exists := a.links.have[name]; !exists {
 				continue
@@ -52,8 +58,14 @@ func (a *pass) raiseLinks(names []string) {
 		a.links.set(name, d)
 		a.up[name] = true
 		a.wrote()
+		a.mends(a.links.suspected(name))
 		if d.kind == plan.LinkVeth {
 			a.activatePeer(d)
+		}
+	}
+	for name := range a.links.suspect {
+		if !a.plan.Links.IsDirty(name) {
+			delete(a.links.suspect, name)
 		}
 	}
 }
@@ -207,6 +219,7 @@ func (a *pass) removeLinks() {
 			}
 		}
 		a.plan.Links.MarkClean(name)
+		delete(a.links.suspect, name)
 	}
 }
 

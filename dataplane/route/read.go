@@ -28,22 +28,25 @@ func (k *Kernel) read(p *plan.Plan) error {
 	}
 	k.sysctls.reset()
 	clear(k.conflicts)
-	doubt(p.Sysctls, k.sysctls)
-	doubt(p.Links, k.links)
-	doubt(p.Addresses, k.addresses)
-	doubt(p.Neighbours, k.neighbours)
-	doubt(p.FDB, k.fdb)
-	doubt(p.Routes, k.routes)
-	k.unread = false
+	// What is there when the kernel is read for the first time is of an agent that
+	// ran before.
+	suspicious := k.wasRead
+	doubt(p.Sysctls, k.sysctls, suspicious)
+	doubt(p.Links, k.links, suspicious)
+	doubt(p.Addresses, k.addresses, suspicious)
+	doubt(p.Neighbours, k.neighbours, suspicious)
+	doubt(p.FDB, k.fdb, suspicious)
+	doubt(p.Routes, k.routes, suspicious)
+	k.unread, k.wasRead = false, true
 	return nil
 }
 
-func doubt[K, V, B comparable](t *plan.Table[K, V], b *belief[K, B]) {
+func doubt[K, V, B comparable](t *plan.Table[K, V], b *belief[K, B], suspicious bool) {
 	for key := range t.All() {
-		t.MarkDirty(key)
+		b.doubt(key, t, suspicious)
 	}
 	for key := range b.have {
-		t.MarkDirty(key)
+		b.doubt(key, t, suspicious)
 	}
 }
 

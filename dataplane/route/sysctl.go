@@ -55,7 +55,7 @@ func (k *Kernel) CheckSysctls(p *plan.Plan) int {
 	for path, want := range p.Sysctls.All() {
 		if have, err := readSysctl(path); err != nil || !sysctlHolds(path, have, want) {
 			k.sysctls.unset(path)
-			p.Sysctls.MarkDirty(path)
+			k.sysctls.doubt(path, p.Sysctls, err == nil) // else its device is gone
 			differ++
 		}
 	}
