@@ -46,6 +46,7 @@ type Agent struct {
 	detaching detachments
 	forgetter forgetter
 	podsHere  podsHere
+	addresses addresses
 	running   context.Context // ends with Run; for what outlives a request
 	podMTU    atomic.Int64    // of a pod that is attached now; 0: not all intent was seen yet
 
@@ -176,7 +177,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-a.allKnown: // before, a block might be claimed that the node's ranges exclude
-			a.ipam.PrepareAhead(ctx)
+			a.ipam.Keep(ctx, func() { a.reportAddresses(ctx) })
 		}
 		return nil
 	})

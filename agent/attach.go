@@ -86,7 +86,10 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 		ID: id, Namespace: att.Namespace, Pod: att.Pod, HostInterface: link.HostInterface, NetNS: att.NetNS,
 		Want: att.Want, Extra: extra,
 	})
-	a.reportPool(err)
+	if errors.Is(err, ipam.ErrExhausted) {
+		_ = a.do(a.running, a.surveyHost) // the host may have let addresses go
+	}
+	a.reportAddresses(ctx)
 	a.reportJournal(err)
 	if err != nil {
 		if errors.Is(err, ipam.ErrExists) {
@@ -308,15 +311,6 @@ func (a *Agent) podsWaitForRules() bool {
 	return false
 }
 
-func (a *Agent) reportPool(err error) {
-	if errors.Is(err, ipam.ErrExhausted) || errors.Is(err, ipam.ErrNoPool) {
-		a.health.Set(health.PoolExhausted, "", err.Error())
-		_ = a.do(a.running, a.surveyHost) // the host may have let addresses go
-	} else if err == nil {
-		a.health.Clear(health.PoolExhausted, "")
-	}
-}
-
 // reportJournal tells that the journal can't be written until it can.
 func (a *Agent) reportJournal(err error) {
 	if !errors.Is(err, ipam.ErrJournal) {
@@ -384,7 +378,6 @@ func (a *Agent) undo(al ipam.Allocation) {
 		_, released, err := a.ipam.Release(al.ID)
 		a.reportJournal(err)
 		if released {
-			a.health.Clear(health.PoolExhausted, "") // until an ADD finds none again
 			a.reportStrays()
 		}
 		return err

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -87,6 +88,7 @@ func (a *Agent) put(obj api.Object) {
 	case *api.FabricConfiguration:
 		a.publishNodeOnChange()
 	case *corev1.Node:
+		a.ipam.SetWanted(o.Name, api.NodeWants(o))
 		if o.Name == a.config.NodeName {
 			a.ipam.SetNode(o.Labels, a.rangesOf(o))
 			a.leavesCluster.Store(leaves(o))
@@ -122,6 +124,7 @@ func (a *Agent) deleted(kind *api.Kind, key api.Key) {
 	case api.FabricConfigurationKind:
 		a.publishNodeOnChange()
 	case api.NodeKind:
+		a.ipam.SetWanted(key.Name, nil)
 		if key.Name == a.config.NodeName {
 			a.publishNodeOnChange()
 		}
@@ -191,5 +194,29 @@ func (a *Agent) setPools() {
 	}
 	// A pool that can't be used is listed among the planner's problems.
 	_ = a.ipam.SetPools(pools)
-	a.health.Clear(health.PoolExhausted, "") // the next ADD tries the new pools
+}
+
+// addresses is what was reported of the node's addresses last.
+type addresses struct {
+	mu    sync.Mutex
+	wants []netip.Prefix
+}
+
+// reportAddresses brings the condition PoolExhausted up to date, and has other
+// nodes asked for blocks that this node needs.
+func (a *Agent) reportAddresses(ctx context.Context) {
+	a.addresses.mu.Lock()
+	defer a.addresses.mu.Unlock()
+	if err := a.ipam.Exhausted(); err != nil {
+		a.health.Set(health.PoolExhausted, "", err.Error())
+	} else {
+		a.health.Clear(health.PoolExhausted, "")
+	}
+	wants := a.ipam.Wanted()
+	if slices.Equal(wants, a.addresses.wants) {
+		return
+	}
+	if err := a.do(ctx, a.publishNodeOnChange); err == nil {
+		a.addresses.wants = wants
+	}
 }

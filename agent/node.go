@@ -32,8 +32,11 @@ func (a *Agent) publishNodeOnChange() {
 	if a.publisher.orchestrated && !a.underlay.known {
 		return
 	}
-	receives, serves, underlay := a.planner.Receives(), a.serves, a.underlay.found
-	a.publisher.publishNode(func(n *corev1.Node) { a.describeNode(n, receives, serves, underlay) })
+	receives, serves, underlay, wants := a.planner.Receives(), a.serves, a.underlay.found, a.ipam.Wanted()
+	a.publisher.publishNode(func(n *corev1.Node) {
+		a.describeNode(n, receives, serves, underlay)
+		api.SetNodeWants(n, wants)
+	})
 }
 
 // rangesOf are the ranges of which the pods of this node get addresses. What can't

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -20,6 +21,11 @@ const UnderlayAnnotation = GroupTwill + "/underlay"
 // ServicesAnnotation on a Node says that its agent does not serve Services:
 // "off". Without it the agent serves them.
 const ServicesAnnotation = GroupTwill + "/services"
+
+// WantsAnnotation on a Node holds the ranges in which the node needs a block of
+// addresses and finds none free, as prefixes separated by commas. Nodes that own an
+// empty block there give one back. The agent removes it when it has an address.
+const WantsAnnotation = GroupTwill + "/wants-blocks"
 
 // LeaseNamespace holds the agents' leases, one a node under LeaseName: renewed
 // while the agent is alive, and watched by nobody, so that heartbeats don't fan
@@ -60,6 +66,30 @@ func NodeReceives(n *corev1.Node) (Receives, error) {
 		return nil, fmt.Errorf("node %s: annotation %s: %w", n.Name, ReceivesAnnotation, err)
 	}
 	return r, nil
+}
+
+// NodeWants reads the node's WantsAnnotation; what is no prefix is skipped.
+func NodeWants(n *corev1.Node) (ranges []netip.Prefix) {
+	for text := range strings.SplitSeq(n.Annotations[WantsAnnotation], ",") {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			ranges = append(ranges, prefix.Masked())
+		}
+	}
+	return ranges
+}
+
+// SetNodeWants writes the node's WantsAnnotation, or removes it if there are none.
+// The node's map of annotations must be the caller's.
+func SetNodeWants(n *corev1.Node, ranges []netip.Prefix) {
+	delete(n.Annotations, WantsAnnotation)
+	if len(ranges) == 0 {
+		return
+	}
+	texts := make([]string, len(ranges))
+	for i, prefix := range ranges {
+		texts[i] = prefix.String()
+	}
+	n.Annotations[WantsAnnotation] = strings.Join(texts, ",")
 }
 
 // NodeAddresses returns the node's internal addresses, at most one of a family,

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -79,8 +78,8 @@ type Allocation struct {
 // Options are the settings of an Allocator.
 type Options struct {
 	Store store.Store
-	// Ahead is the number of free addresses of a family below which
-	// PrepareAhead claims another block. Default 8.
+	// Ahead is the number of free addresses of a family below which Keep claims
+	// another block. Default 8.
 	Ahead int
 	Log   *slog.Logger
 	// BootID names the current boot. Default: the kernel's.
@@ -98,8 +97,8 @@ type Allocator struct {
 	log       *slog.Logger
 	recovered string
 	survey    func(context.Context, netip.Prefix) error
-	claiming  chan struct{} // holds one token while a block is claimed or confirmed
-	low       chan struct{} // wakes PrepareAhead
+	claiming  chan struct{} // holds one token while a block is claimed, confirmed or given back
+	low       chan struct{} // wakes Keep
 
 	mu          sync.Mutex
 	journal     ledger
@@ -117,6 +116,7 @@ type Allocator struct {
 	held        held
 	claimErr    map[int]error    // of a family: how the last claim went
 	heard       map[string]claim // by name of the block's object
+	demand
 }
 
 // claim is a block and whose it is.
@@ -138,7 +138,7 @@ func Open(path, node string, o Options) (*Allocator, error) {
 		claimer: Claimer{Store: o.Store, Node: node}, ahead: o.Ahead, log: o.Log, survey: o.Survey,
 		claiming: make(chan struct{}, 1), low: make(chan struct{}, 1),
 		allocations: map[ID]*Allocation{}, users: map[netip.Addr]ID{}, inQueue: map[netip.Addr]bool{},
-		claimErr: map[int]error{}, heard: map[string]claim{},
+		claimErr: map[int]error{}, heard: map[string]claim{}, demand: newDemand(),
 	}
 	lock, err := lockJournal(path)
 	if err != nil {
@@ -260,15 +260,17 @@ func (a *Allocator) selectPools() {
 	for _, b := range a.blocks {
 		a.setPool(b)
 	}
-	a.wake()
+	a.mayClaim(4)
+	a.mayClaim(6)
 }
 
-// setPool finds the pool of a block.
+// setPool finds the pool of a block. A block of another size is left from a pool
+// that was deleted and made anew: no new address comes from it.
 func (a *Allocator) setPool(b *block) {
 	b.pool, b.reserved, b.next = nil, 0, 0 // what is reserved may differ: look again
 	defer a.countHeld(b)
 	for i, p := range a.selected {
-		if b.prefix.Bits() < p.Prefix.Bits() || !p.Prefix.Contains(b.prefix.Addr()) {
+		if !p.hasBlock(b.prefix) {
 			continue
 		}
 		b.pool = &a.selected[i]
@@ -278,69 +280,27 @@ func (a *Allocator) setPool(b *block) {
 }
 
 // Heard notes what the store told of a block's object: which block it is, and
-// whose. The blocks of others are not claimed, even where the store does not know
-// them any more: one that was put back from a backup lacks what was claimed since,
-// until their nodes claim them again.
+// whose. The blocks of other nodes are not claimed, even where the store does not
+// know them any more: one that was put back from a backup lacks what was claimed
+// since, until their nodes claim them again.
 func (a *Allocator) Heard(object string, block netip.Prefix, node string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.heard[object] = claim{block.Masked(), node}
+	block = block.Masked()
+	a.heard[object] = claim{block, node}
+	if node == a.claimer.Node && !a.owns(block) {
+		a.onlyInStore(block)
+	}
+	if len(a.wants) > 0 {
+		a.wakeKeep() // what another node wants may have no free block any more
+	}
 }
 
 // HeardGone notes that a block's object is gone.
 func (a *Allocator) HeardGone(object string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.heard, object)
-}
-
-// Allocate gives a pod interface its addresses, all or none. It asks the store
-// only when the node's blocks have no room: then it claims another block, in
-// bounded time. ErrExists if the interface has addresses, ErrExhausted if the
-// pools have none left, ErrAddress if a wanted one can't be had.
-func (a *Allocator) Allocate(ctx context.Context, req Request) (Allocation, error) {
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
-	defer cancel()
-	for {
-		al, missing, err := a.tryAllocate(req)
-		if err != nil || missing == nil {
-			return al, err
-		}
-		stillMissing := func() bool {
-			_, missing, err := a.choose(req)
-			return err == nil && missing != nil
-		}
-		if err := a.claim(ctx, *missing, stillMissing); err != nil {
-			return Allocation{}, err
-		}
-	}
-}
-
-// tryAllocate allocates from the blocks that the node has; it returns what is
-// missing if they don't suffice.
-func (a *Allocator) tryAllocate(req Request) (Allocation, *shortage, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !a.reconciled {
-		return Allocation{}, nil, fmt.Errorf("%w: try again when the agent has started", ErrNotReconciled)
-	}
-	if _, ok := a.allocations[req.ID]; ok {
-		return Allocation{}, nil, fmt.Errorf("%s of container %s %w: delete it first", req.IfName, req.ContainerID, ErrExists)
-	}
-	addresses, missing, err := a.choose(req)
-	if err != nil || missing != nil {
-		return Allocation{}, missing, err
-	}
-	al := &Allocation{
-		ID: req.ID, Namespace: req.Namespace, Pod: req.Pod,
-		HostInterface: req.HostInterface, NetNS: req.NetNS, Addresses: addresses, Extra: req.Extra,
-	}
-	if err := a.journal.apply(change{Put: []Allocation{*al}}); err != nil {
-		return Allocation{}, nil, err
-	}
-	a.insert(al)
-	a.wake()
-	return *al, nil, nil
+	a.forgetHeard(object)
 }
 
 // Ready says why the next Allocate would fail, as far as is known without
@@ -456,6 +416,7 @@ func (a *Allocator) free(als ...*Allocation) error {
 			a.heldChanged()
 		}
 	}
+	a.wake()
 	return nil
 }
 
@@ -482,7 +443,35 @@ func (a *Allocator) blockOf(addr netip.Addr) *block {
 	return nil
 }
 
+// owns says whether a block is the node's by its journal.
+func (a *Allocator) owns(prefix netip.Prefix) bool {
+	return slices.ContainsFunc(a.blocks, func(b *block) bool { return b.prefix == prefix })
+}
+
+// isUsed says whether a pod, or the host, has an address of the block.
+func (a *Allocator) isUsed(prefix netip.Prefix) bool {
+	for addr := range a.held.by {
+		if prefix.Contains(addr) {
+			return true
+		}
+	}
+	for addr := range a.users {
+		if prefix.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// wake tells Keep and waiting attachments that what is free, or to be given back,
+// may have changed.
 func (a *Allocator) wake() {
+	close(a.change)
+	a.change = make(chan struct{})
+	a.wakeKeep()
+}
+
+func (a *Allocator) wakeKeep() {
 	select {
 	case a.low <- struct{}{}:
 	default:

@@ -220,7 +220,10 @@ func TestPoolsAndNodes(t *testing.T) {
 		t.Errorf("the pool selects the node no more: %v", err)
 	}
 	mustRelease(t, a, "a")
-	released, err := a.ReleaseEmpty(t.Context())
+	if _, err := a.ConfirmBlocks(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	released, _, err := a.releaseUnneeded(t.Context(), 0)
 	if err != nil || len(released) != 1 || len(a.Blocks()) != 0 {
 		t.Errorf("released %v, %v: want the block that no pool contains", released, err)
 	}
@@ -423,7 +426,7 @@ func TestParallel(t *testing.T) {
 	}
 }
 
-func TestPrepareAhead(t *testing.T) {
+func TestKeepClaimsAhead(t *testing.T) {
 	s := memory.New()
 	a := newAllocator(t, "node01", s, ipPool("p", "10.244.0.0/27", 28))
 	synctest.Test(t, func(t *testing.T) {
@@ -431,7 +434,7 @@ func TestPrepareAhead(t *testing.T) {
 		a.claiming = make(chan struct{}, 1)
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
-		go func() { a.PrepareAhead(ctx); close(done) }()
+		go func() { a.Keep(ctx, func() {}); close(done) }()
 		synctest.Wait()
 		if n := len(blocksInStore(t, s)); n != 1 {
 			t.Errorf("%d blocks at the start, want 1", n)

@@ -3,6 +3,7 @@ package ipam
 import (
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // freed is an address that was given back. Numbers grow with time.
@@ -24,9 +25,10 @@ type block struct {
 
 	used     int
 	reserved int
-	held     int     // neither used nor reserved, and not to be given out; see Hold
-	next     uint64  // no ordinal below is free and never used
-	freed    []freed // oldest first
+	held     int       // neither used nor reserved, and not to be given out; see Hold
+	unneeded time.Time // since when; zero: it is needed
+	next     uint64    // no ordinal below is free and never used
+	freed    []freed   // oldest first
 }
 
 // usable says whether new addresses may come from the block.

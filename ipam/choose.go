@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/twill-net/twill/api"
 )
@@ -97,6 +96,8 @@ func (a *Allocator) chooseWanted(pod api.Key, w netip.Addr) (netip.Addr, *shorta
 	}
 	if b := a.blockOf(w); b == nil {
 		return w, &shortage{family(w), a.selected[i].BlockOf(w)}, nil
+	} else if b.pool == nil {
+		return w, nil, fmt.Errorf("%w: %s is in block %s, which has another size than those of its pool now: ask for another", ErrAddress, w, b.prefix)
 	} else if !b.usable() {
 		return w, nil, fmt.Errorf("%w: the store has not yet confirmed block %s of %s", ErrAddress, b.prefix, w)
 	}
@@ -126,11 +127,17 @@ func (a *Allocator) claim(ctx context.Context, s shortage, stillMissing func() b
 	a.mu.Lock()
 	missing := stillMissing()
 	pools := slices.DeleteFunc(slices.Clone(a.selected), func(p Pool) bool { return family(p.Prefix.Addr()) != s.family })
-	have := map[netip.Prefix]bool{}
-	for _, b := range a.blocks {
-		have[b.prefix] = b.confirmed
+	mine := map[netip.Prefix]bool{}
+	for prefix := range a.unknown {
+		if !a.compared || a.isUsed(prefix) {
+			mine[prefix] = true // ConfirmBlocks adopts it
+		}
 	}
-	heard := slices.Collect(maps.Values(a.heard))
+	for _, b := range a.blocks {
+		mine[b.prefix] = b.confirmed
+	}
+	_, isUnknown := a.unknown[s.block]
+	heard, seen := slices.Collect(maps.Values(a.heard)), a.changes
 	a.mu.Unlock()
 	if !missing {
 		return nil
@@ -138,11 +145,17 @@ func (a *Allocator) claim(ctx context.Context, s shortage, stillMissing func() b
 	prefix := s.block
 	var err error
 	if prefix.IsValid() {
-		err = a.claimer.ClaimBlock(ctx, prefix)
+		if isUnknown && !mine[prefix] {
+			err = a.claimer.Release(ctx, prefix) // see Claim
+		}
+		if err == nil {
+			err = a.claimer.ClaimBlock(ctx, prefix)
+		}
 	} else {
-		prefix, err = a.claimer.Claim(ctx, pools, func(p netip.Prefix) bool { return have[p] }, heard)
+		prefix, err = a.claimer.Claim(ctx, pools, mine, heard)
 		a.mu.Lock()
 		a.claimErr[s.family] = err
+		a.full[s.family] = errors.Is(err, ErrExhausted) && a.changes == seen
 		a.mu.Unlock()
 	}
 	switch {
@@ -169,6 +182,7 @@ func (a *Allocator) own(ctx context.Context, prefixes ...netip.Prefix) error {
 		}
 		a.mu.Lock()
 		a.addBlock(p, true)
+		a.wake()
 		a.mu.Unlock()
 	}
 	return nil
@@ -181,7 +195,7 @@ func (a *Allocator) addBlocks(prefixes []netip.Prefix) (unconfirmed []netip.Pref
 	defer a.mu.Unlock()
 	var fresh []netip.Prefix
 	for _, p := range prefixes {
-		if !slices.ContainsFunc(a.blocks, func(b *block) bool { return b.prefix == p }) {
+		if !a.owns(p) {
 			fresh = append(fresh, p)
 		}
 	}
@@ -192,6 +206,7 @@ func (a *Allocator) addBlocks(prefixes []netip.Prefix) (unconfirmed []netip.Pref
 	}
 	for _, p := range fresh {
 		a.addBlock(p, false)
+		delete(a.unknown, p)
 	}
 	for _, b := range a.blocks {
 		if !b.confirmed && slices.Contains(prefixes, b.prefix) {
@@ -230,68 +245,6 @@ func (a *Allocator) addBlock(prefix netip.Prefix, confirmed bool) {
 	a.setPool(b)
 	a.blocks = append(a.blocks, b)
 	slices.SortFunc(a.blocks, func(x, y *block) int { return x.prefix.Compare(y.prefix) })
-}
-
-// retryClaim is how long PrepareAhead waits after a claim failed.
-const retryClaim = 5 * time.Second
-
-// PrepareAhead claims a block whenever few free addresses are left, so that
-// Allocate need not, until ctx ends.
-func (a *Allocator) PrepareAhead(ctx context.Context) {
-	failing := false
-	for {
-		err := a.prepare(ctx)
-		if err != nil && !failing && ctx.Err() == nil {
-			a.log.Warn("can't claim a block ahead of need", "err", err)
-		}
-		failing = err != nil
-		if failing && !sleep(ctx, retryClaim) {
-			return
-		}
-		if failing && !errors.Is(err, ErrExhausted) {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-a.low:
-		}
-	}
-}
-
-// prepare claims blocks of each family that has few free addresses.
-func (a *Allocator) prepare(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
-	defer cancel()
-	var errs []error
-	for _, f := range []int{4, 6} {
-		isLow := func() bool { return a.reconciled && a.hasPool(f) && a.freeOf(f) < a.ahead }
-		lowNow := func() bool {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			return isLow()
-		}
-		// One block may be less than what is to be free.
-		for lowNow() {
-			if err := a.claim(ctx, shortage{family: f}, isLow); err != nil {
-				errs = append(errs, err)
-				break
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// sleep waits; false if ctx ended before.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
 
 // freeOf is the number of free addresses of a family.

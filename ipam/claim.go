@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -29,20 +30,30 @@ type Claimer struct {
 }
 
 // Claim makes a free block of one of the pools the node's own and returns it.
-// have says which blocks the node knows to be its own; a block that is the
-// node's in the store and not known (it was claimed just before a crash) is
-// returned before a new one is claimed. heard are blocks that count as claimed
-// even if the store does not know them. ErrExhausted when no block is free.
-func (c Claimer) Claim(ctx context.Context, pools []Pool, have func(netip.Prefix) bool, heard []claim) (netip.Prefix, error) {
+// mine are the blocks that the node knows to be its own, and whether the store has
+// confirmed that since the last boot; one that the store confirms now is returned
+// before a new one is claimed. A block that is the node's by the store alone is given
+// back first: its claim was cut short, or its release, which may still reach the
+// store and must not hit a block in use. heard are blocks that count as claimed even
+// if the store does not know them. ErrExhausted when no block is free.
+func (c Claimer) Claim(ctx context.Context, pools []Pool, mine map[netip.Prefix]bool, heard []claim) (netip.Prefix, error) {
 	blocks, err := c.list(ctx)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
-	for _, p := range pools {
-		for _, block := range slices.SortedFunc(maps.Keys(blocks), netip.Prefix.Compare) {
-			if blocks[block] == c.Node && !have(block) && block.Bits() >= p.Prefix.Bits() && p.Prefix.Contains(block.Addr()) {
-				return block, nil
+	for _, block := range slices.SortedFunc(maps.Keys(blocks), netip.Prefix.Compare) {
+		if blocks[block] != c.Node {
+			continue
+		}
+		isOf := func(p Pool) bool { return p.hasBlock(block) }
+		switch confirmed, known := mine[block]; {
+		case known && !confirmed && slices.ContainsFunc(pools, isOf):
+			return block, nil
+		case !known:
+			if err := c.Release(ctx, block); err != nil {
+				return netip.Prefix{}, err
 			}
+			delete(blocks, block)
 		}
 	}
 	for _, h := range heard {
@@ -51,13 +62,9 @@ func (c Claimer) Claim(ctx context.Context, pools []Pool, have func(netip.Prefix
 		}
 	}
 	for _, p := range pools {
-		taken := occupied(p, blocks)
-		for block := range p.Candidates(c.Node) {
+		for block := range p.unclaimed(c.Node, blocks) {
 			if err := ctx.Err(); err != nil {
 				return netip.Prefix{}, fmt.Errorf("claim a block of pool %s: %w", p.Prefix, err)
-			}
-			if taken(block) {
-				continue
 			}
 			switch err := c.create(ctx, block); {
 			case err == nil:
@@ -67,7 +74,7 @@ func (c Claimer) Claim(ctx context.Context, pools []Pool, have func(netip.Prefix
 			}
 		}
 	}
-	return netip.Prefix{}, exhausted(c.Node, pools)
+	return netip.Prefix{}, exhausted(c.Node, pools, blocks)
 }
 
 // ClaimBlock makes a certain block the node's own; it is no error if it is
@@ -158,6 +165,20 @@ func (c Claimer) create(ctx context.Context, block netip.Prefix) error {
 	return nil
 }
 
+// unclaimed goes through the blocks of the pool that are free beside those given,
+// in the node's order (Candidates). Blocks without an address that can be given out
+// are left out.
+func (p Pool) unclaimed(node string, blocks map[netip.Prefix]string) iter.Seq[netip.Prefix] {
+	taken := occupied(p, blocks)
+	return func(yield func(netip.Prefix) bool) {
+		for block := range p.Candidates(node) {
+			if !taken(block) && p.reservedIn(block) < int(size(block)) && !yield(block) {
+				return
+			}
+		}
+	}
+}
+
 // occupied returns a test for blocks of the pool that overlap a claimed one.
 // Block names alone don't exclude each other: a pool that was deleted and made
 // anew with another block size leaves blocks of the old size behind.
@@ -187,19 +208,25 @@ func occupied(p Pool, blocks map[netip.Prefix]string) func(netip.Prefix) bool {
 }
 
 // exhaustedError says which pools are used up, and what to do.
-type exhaustedError string
+type exhaustedError struct {
+	text   string
+	others bool // other nodes own blocks of the pools
+}
 
-func (e exhaustedError) Error() string        { return string(e) }
-func (e exhaustedError) Is(target error) bool { return target == ErrExhausted }
+func (e *exhaustedError) Error() string        { return e.text }
+func (e *exhaustedError) Is(target error) bool { return target == ErrExhausted }
 
-func exhausted(node string, pools []Pool) error {
-	names := make([]string, len(pools))
+func exhausted(node string, pools []Pool, blocks map[netip.Prefix]string) error {
+	names, others := make([]string, len(pools)), false
 	for i, p := range pools {
 		names[i] = p.Prefix.String()
+		for block, owner := range blocks {
+			others = others || owner != node && block.Overlaps(p.Prefix)
+		}
 	}
 	subject := "pool " + strings.Join(names, "") + " is"
 	if len(names) != 1 {
 		subject = "pools " + strings.Join(names, ", ") + " are"
 	}
-	return exhaustedError(fmt.Sprintf("%s exhausted on %s: remove pods from this node or add a pool", subject, node))
+	return &exhaustedError{fmt.Sprintf("%s exhausted on %s: remove pods from this node or add a pool", subject, node), others}
 }

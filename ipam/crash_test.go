@@ -210,10 +210,8 @@ func (w *world) life(n *worldNode) {
 	for range 14 {
 		w.detach(n)
 	}
-	if err := n.allocator.prepare(w.t.Context()); !errors.Is(err, ErrExhausted) {
-		w.must(err)
-	}
-	_, err := n.allocator.ReleaseEmpty(w.t.Context())
+	w.must(n.allocator.prepare(w.t.Context()))
+	_, _, err := n.allocator.releaseUnneeded(w.t.Context(), 0)
 	w.must(err)
 	w.must(w.confirm(n))
 	for range 3 {
@@ -223,7 +221,7 @@ func (w *world) life(n *worldNode) {
 	_, err = n.allocator.Reconcile(nil)
 	w.must(err)
 	w.adopt(n)
-	_, err = n.allocator.ReleaseEmpty(w.t.Context())
+	_, _, err = n.allocator.releaseUnneeded(w.t.Context(), 0)
 	w.must(err)
 }
 

@@ -113,6 +113,11 @@ func (p Pool) Block(i uint64) netip.Prefix {
 	return netip.PrefixFrom(add(p.Prefix.Addr(), i<<shift), p.BlockBits)
 }
 
+// hasBlock says whether the prefix is a block of the pool.
+func (p Pool) hasBlock(prefix netip.Prefix) bool {
+	return prefix.Bits() == p.BlockBits && p.Prefix.Contains(prefix.Addr())
+}
+
 // BlockOf is the block that an address of the pool is in.
 func (p Pool) BlockOf(a netip.Addr) netip.Prefix {
 	return netip.PrefixFrom(a, p.BlockBits).Masked()

@@ -81,6 +81,7 @@ func (w *world) open(n *worldNode) {
 	a, err := Open(n.path, n.name, Options{Store: mortalStore{w.store, w, n.bomb}, Log: slog.New(slog.DiscardHandler), BootID: fmt.Sprint(n.boot), Ahead: 2, Survey: w.survey(n)})
 	w.must(err)
 	n.allocator = a
+	a.patience = 0 // nobody gives a block back meanwhile
 	a.journal = mortalJournal{a.journal.(*journal), n}
 	n.keepSynced()
 	if a.Recovered() != "" {
@@ -171,14 +172,11 @@ func (w *world) operate(n *worldNode) {
 			}
 			n.left = left
 		}
-		released, err := n.allocator.ReleaseEmpty(w.t.Context())
+		released, _, err := n.allocator.releaseUnneeded(w.t.Context(), 0)
 		w.tolerate(err)
 		w.counts["released block"] += len(released)
 	case dice < 970:
-		err := n.allocator.prepare(w.t.Context())
-		if !errors.Is(err, ErrExhausted) {
-			w.tolerate(err)
-		}
+		w.tolerate(n.allocator.prepare(w.t.Context()))
 	case dice < 980:
 		w.store.SetDown(w.random.IntN(3) == 0)
 	case dice < 988:

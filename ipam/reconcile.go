@@ -156,9 +156,10 @@ func (a *Allocator) Leave(id ID) (Allocation, bool, error) {
 }
 
 // ConfirmBlocks compares the node's blocks with the store: blocks that the
-// store lacks are claimed again, blocks that only the store knows are adopted,
-// and blocks that are another node's by now are given up and returned. Pods
-// that have addresses in those keep them, but packets for them go elsewhere.
+// store lacks are claimed again, blocks that only the store knows are adopted at
+// the first call, later only if pods have addresses of them, and blocks that are
+// another node's by now are given up and returned. Pods that have addresses in
+// those keep them, but packets for them go elsewhere.
 //
 // Call it at every start as soon as the store answers: after a boot nothing is
 // given out from blocks that are not confirmed.
@@ -172,14 +173,26 @@ func (a *Allocator) ConfirmBlocks(ctx context.Context) (lost []netip.Prefix, err
 		return nil, err
 	}
 	a.mu.Lock()
-	var unknown []netip.Prefix
+	var missing []netip.Prefix // in the store
 	for _, b := range a.blocks {
 		if !slices.Contains(own, b.prefix) {
-			unknown = append(unknown, b.prefix)
+			missing = append(missing, b.prefix)
 		}
 	}
+	own = slices.DeleteFunc(own, func(prefix netip.Prefix) bool {
+		// A store that was put back from a backup may give the node a block that it
+		// has released since, and that another node has.
+		if c, ok := a.heard[BlockName(prefix)]; ok && c.node != a.claimer.Node && !a.owns(prefix) {
+			return true
+		}
+		if !a.compared || a.owns(prefix) || a.isUsed(prefix) {
+			return false
+		}
+		a.onlyInStore(prefix)
+		return true
+	})
 	a.mu.Unlock()
-	for _, prefix := range unknown {
+	for _, prefix := range missing {
 		switch err := a.claimer.ClaimBlock(ctx, prefix); {
 		case errors.Is(err, ErrAddress):
 			lost = append(lost, prefix)
@@ -192,63 +205,14 @@ func (a *Allocator) ConfirmBlocks(ctx context.Context) (lost []netip.Prefix, err
 	if err := a.own(ctx, own...); err != nil {
 		return nil, err
 	}
-	return lost, a.disown(lost)
-}
-
-// ReleaseEmpty gives back blocks without used addresses that are not needed:
-// no pool of the node contains them, or twice what PrepareAhead keeps is free
-// without them. It returns what it gave back.
-func (a *Allocator) ReleaseEmpty(ctx context.Context) ([]netip.Prefix, error) {
-	if err := a.beginClaim(ctx); err != nil {
+	if err := a.disown(lost); err != nil {
 		return nil, err
 	}
-	defer a.endClaim()
-	// First the journal, then the store: after a crash between the two the
-	// store still says that the block is ours, and it is found again.
-	a.mu.Lock()
-	var empty []netip.Prefix
-	spare := map[int]int{4: a.freeOf(4), 6: a.freeOf(6)}
-	for _, b := range a.blocks {
-		f := family(b.prefix.Addr())
-		switch {
-		case b.used+b.held > 0 || !b.confirmed:
-		case b.pool == nil:
-			empty = append(empty, b.prefix)
-		case spare[f]-b.free() >= 2*a.ahead:
-			spare[f] -= b.free()
-			empty = append(empty, b.prefix)
-		}
-	}
-	a.mu.Unlock()
-	return a.release(ctx, empty)
-}
-
-func (a *Allocator) release(ctx context.Context, empty []netip.Prefix) (released []netip.Prefix, err error) {
-	for _, prefix := range empty {
-		dropped, err := a.disownEmpty(prefix)
-		if err != nil {
-			return released, err
-		}
-		if !dropped {
-			continue
-		}
-		if err := a.claimer.Release(ctx, prefix); err != nil {
-			return released, err
-		}
-		released = append(released, prefix)
-	}
-	return released, nil
-}
-
-// disownEmpty forgets a block if no address of it is used meanwhile.
-func (a *Allocator) disownEmpty(prefix netip.Prefix) (bool, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	i := slices.IndexFunc(a.blocks, func(b *block) bool { return b.prefix == prefix })
-	if i < 0 || a.blocks[i].used > 0 {
-		return false, nil
-	}
-	return true, a.forget([]netip.Prefix{prefix})
+	a.compared = true
+	a.wake()
+	return lost, nil
 }
 
 // disown forgets blocks; allocations in them stay.

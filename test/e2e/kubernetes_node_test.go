@@ -62,10 +62,34 @@ func TestKubernetesNodes(t *testing.T) {
 	k.step("join", (*kubernetes).nodeJoins)
 	k.step("another address", (*kubernetes).nodeMoves)
 	k.step("reboot", (*kubernetes).nodeReboots)
+	k.step("blocks", (*kubernetes).blocksAreGivenBack)
 	k.step("permissions", (*kubernetes).permissions) // of all that was done before
 	if status, err := k.twill("status"); err != nil || !strings.Contains(status, "nothing is wrong") {
 		t.Errorf("%s%v", status, err)
 	}
+}
+
+const passingPool = `apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: passing}
+spec: {cidr: "fd00:97::/112"}
+`
+
+// blocksAreGivenBack has a pool come and go, in which each node claims a block.
+func (k *kubernetes) blocksAreGivenBack() {
+	blocks := func(want int) func() error {
+		return func() error {
+			out, err := k.kubectl("", "get", "ipamblocks", "-o", "jsonpath={.items[*].spec.cidr}")
+			if got := strings.Count(out, "fd00:97:"); got != want {
+				return fmt.Errorf("%d blocks of the pool, want %d: %s%v", got, want, out, err)
+			}
+			return err
+		}
+	}
+	k.must(passingPool, "apply", "-f", "-")
+	testlab.Eventually(k.T, kubernetesPatience, blocks(3))
+	k.must("", "delete", "ippool", "passing")
+	testlab.Eventually(k.T, kubernetesPatience, blocks(0))
 }
 
 func (k *kubernetes) podsReady() {
