@@ -69,7 +69,7 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	if err != nil {
 		return cni.Attached{}, err
 	}
-	if err := a.hostPortsFree(att.Ports); err != nil {
+	if err := a.awaitHostPorts(ctx, att.Ports); err != nil {
 		return cni.Attached{}, err
 	}
 	netns, err := namespaceID(att.NetNS)
@@ -178,13 +178,6 @@ func addressesOf(w *api.WorkloadEndpoint) (out []netip.Addr) {
 func (a *Agent) allocate(ctx context.Context, had []netip.Addr, r ipam.Request) (ipam.Allocation, error) {
 	if len(had) == 0 || len(r.Want) > 0 {
 		return a.ipam.Allocate(ctx, r)
-	}
-	for _, al := range a.ipam.List() {
-		if al.Leaving && slices.ContainsFunc(al.Addresses, func(a netip.Addr) bool { return slices.Contains(had, a) }) {
-			if err := a.detaching.wait(ctx, al.ID); err != nil {
-				return ipam.Allocation{}, err
-			}
-		}
 	}
 	again := r
 	again.Want = had

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/cni"
@@ -62,23 +64,53 @@ func endpointOf(node string, al ipam.Allocation) *api.WorkloadEndpoint {
 	return w
 }
 
-// hostPortsFree refuses host ports that another pod of this node has.
-func (a *Agent) hostPortsFree(ports []api.WorkloadEndpointPort) error {
+// leavePatience bounds how long an attachment waits for a host port of a pod that is
+// being taken down.
+const leavePatience = 5 * time.Second
+
+// awaitHostPorts refuses host ports that another pod of this node has. For those of
+// pods that are being taken down it waits: a runtime may start a pod's successor as
+// soon as DEL was answered, when its rules are still in the kernel.
+func (a *Agent) awaitHostPorts(ctx context.Context, ports []api.WorkloadEndpointPort) error {
 	if !slices.ContainsFunc(ports, func(p api.WorkloadEndpointPort) bool { return p.HostPort != 0 }) {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, leavePatience)
+	defer cancel()
+	for {
+		port, owner, taken := a.takenHostPort(ports)
+		switch {
+		case !taken:
+			return nil
+		case !owner.Leaving && !a.detaching.has(owner.ID):
+			return fmt.Errorf("host port %d/%s is pod %s/%s's on this node: choose another, or another node",
+				port.HostPort, port.Protocol, owner.Namespace, owner.Pod)
+		}
+		if err := cmp.Or(a.detaching.wait(ctx, owner.ID), ctx.Err()); err != nil {
+			return fmt.Errorf("%w: host port %d/%s is still being released by pod %s/%s",
+				cni.ErrTryAgain, port.HostPort, port.Protocol, owner.Namespace, owner.Pod)
+		}
+	}
+}
+
+// takenHostPort is a host port that another pod of this node has, and that pod.
+// Pods that are not being taken down come first.
+func (a *Agent) takenHostPort(ports []api.WorkloadEndpointPort) (port api.WorkloadEndpointPort, owner ipam.Allocation, taken bool) {
 	for _, al := range a.ipam.List() {
 		for _, have := range journalOf(al).Ports {
 			for _, want := range ports {
-				if want.HostPort != 0 && want.HostPort == have.HostPort && want.Protocol == have.Protocol &&
-					(want.HostIP == have.HostIP || anyHostIP(want.HostIP) || anyHostIP(have.HostIP)) {
-					return fmt.Errorf("host port %d/%s is pod %s/%s's on this node: choose another, or another node",
-						want.HostPort, want.Protocol, al.Namespace, al.Pod)
+				if want.HostPort == 0 || want.HostPort != have.HostPort || want.Protocol != have.Protocol ||
+					want.HostIP != have.HostIP && !anyHostIP(want.HostIP) && !anyHostIP(have.HostIP) {
+					continue
 				}
+				if !al.Leaving {
+					return want, al, true
+				}
+				port, owner, taken = want, al, true
 			}
 		}
 	}
-	return nil
+	return port, owner, taken
 }
 
 func anyHostIP(text string) bool {

@@ -22,6 +22,12 @@ func (a *Allocator) Allocate(ctx context.Context, req Request) (Allocation, erro
 		if err != nil || missing == nil {
 			return al, err
 		}
+		if missing.leaving.IsValid() {
+			if !a.await(ctx, missing.family, false, changed) {
+				return Allocation{}, fmt.Errorf("%w: %s is still being released: try again", ErrAddress, missing.leaving)
+			}
+			continue
+		}
 		if exhausted == nil || !a.isFull(missing.family) {
 			err = a.claim(ctx, *missing, func() bool {
 				_, missing, err := a.choose(req)
@@ -34,7 +40,7 @@ func (a *Allocator) Allocate(ctx context.Context, req Request) (Allocation, erro
 				return Allocation{}, err
 			}
 		}
-		if !a.await(ctx, missing.family, exhausted, changed) {
+		if !a.await(ctx, missing.family, exhausted.others, changed) {
 			a.refuse()
 			return Allocation{}, exhausted
 		}

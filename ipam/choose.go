@@ -16,6 +16,8 @@ import (
 type shortage struct {
 	family int
 	block  netip.Prefix // zero: any of the family
+	// leaving is a wanted address whose pod is being taken down.
+	leaving netip.Addr
 }
 
 // choose picks one address of each family, without taking it.
@@ -91,11 +93,14 @@ func (a *Allocator) chooseWanted(pod api.Key, w netip.Addr) (netip.Addr, *shorta
 	if a.selected[i].Reserved(w) {
 		return w, nil, fmt.Errorf("%w: %s is the first or last address of pool %s", ErrAddress, w, a.selected[i].Prefix)
 	}
+	if id, used := a.users[w]; used && a.allocations[id].Leaving {
+		return w, &shortage{family: family(w), leaving: w}, nil
+	}
 	if err := a.freeTo(pod, w); err != nil {
 		return w, nil, err
 	}
 	if b := a.blockOf(w); b == nil {
-		return w, &shortage{family(w), a.selected[i].BlockOf(w)}, nil
+		return w, &shortage{family: family(w), block: a.selected[i].BlockOf(w)}, nil
 	} else if b.pool == nil {
 		return w, nil, fmt.Errorf("%w: %s is in block %s, which has another size than those of its pool now: ask for another", ErrAddress, w, b.prefix)
 	} else if !b.usable() {

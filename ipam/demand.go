@@ -125,16 +125,17 @@ func (a *Allocator) isFull(f int) bool {
 }
 
 // await waits for a change after an attachment found no address, as long as
-// addresses of the family are being released or other nodes may give back a block.
-// It returns false when there is nothing to wait for, or not any longer.
-func (a *Allocator) await(ctx context.Context, f int, exhausted *exhaustedError, changed <-chan struct{}) bool {
+// addresses of the family are being released or other nodes, if they own blocks,
+// may give one back. It returns false when there is nothing to wait for, or not any
+// longer.
+func (a *Allocator) await(ctx context.Context, f int, others bool, changed <-chan struct{}) bool {
 	a.mu.Lock()
 	if a.asked[f].IsZero() {
 		a.wakeKeep()
 	}
 	a.asked[f] = time.Now()
 	var patience time.Duration
-	if exhausted.others {
+	if others {
 		patience = a.patience
 	}
 	if a.leaving(f) {

@@ -482,3 +482,43 @@ func (n *nodes) nothingWasEmpty(refused string) {
 		}
 	}
 }
+
+// TestAllocateWaitsForWhatIsLeaving: a runtime may attach a pod as soon as another
+// was detached, while the addresses of that one are still being released.
+func TestAllocateWaitsForWhatIsLeaving(t *testing.T) {
+	for _, want := range [][]string{nil, {"10.0.0.3"}} {
+		t.Run(fmt.Sprint(want), func(t *testing.T) {
+			inNodes(t, 1, []*api.IPPool{ipPool("p", "10.0.0.0/29", 29)}, func(t *testing.T, n *nodes) {
+				a := n.all["node00"]
+				if got := n.fill("node00", 100); got != 6 {
+					t.Fatalf("%d addresses, want 6", got)
+				}
+				if _, err := a.Allocate(t.Context(), request("next", want...)); err == nil {
+					t.Fatal("an address was given out twice")
+				}
+				id := a.List()[2].ID
+				if addr := a.List()[2].Addresses[0]; want != nil && addr.String() != want[0] {
+					t.Fatalf("%s has %s", id, addr)
+				}
+				if _, _, err := a.Leave(id); err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				time.AfterFunc(claimTimeout/2, func() { mustRelease(t, a.Allocator, id.ContainerID) })
+				mustAllocate(t, a.Allocator, request("next", want...))
+				if took := time.Since(began); took != claimTimeout/2 {
+					t.Errorf("it took %s", took)
+				}
+				// What does not leave in time is an error, and a caller may give up before.
+				if _, _, err := a.Leave(request("next").ID); err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if _, err := a.Allocate(ctx, request("last", want...)); err == nil {
+					t.Error("an address was given out twice")
+				}
+			})
+		})
+	}
+}
