@@ -127,14 +127,19 @@ func TestSampleAsksForAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"forward", "services", "lb-local4-1-10800s", "postrouting", "untracked-in"} {
-		if _, ok := p.Chains.Get(want); !ok {
-			t.Errorf("there is no chain %s; there are %v", want, slices.Sorted(maps.Keys(maps.Collect(p.Chains.All()))))
+	begins := func(names []string, with string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, with) })
+	}
+	chains := slices.Sorted(maps.Keys(maps.Collect(p.Chains.All())))
+	for _, want := range []string{"forward", "services", "affine-local4-", "postrouting", "untracked-in"} {
+		if !begins(chains, want) {
+			t.Errorf("there is no chain %s; there are %v", want, chains)
 		}
 	}
-	for _, want := range []string{"affinity4", "svc6", "svc-ranges4", "ep4", "to-pod", "pool-cidrs6"} {
-		if _, ok := p.Sets.Get(want); !ok {
-			t.Errorf("there is no set %s; there are %v", want, slices.Sorted(maps.Keys(maps.Collect(p.Sets.All()))))
+	sets := slices.Sorted(maps.Keys(maps.Collect(p.Sets.All())))
+	for _, want := range []string{"affinity4-", "svc6", "svc-ranges4", "ep4", "to-pod", "pool-cidrs6"} {
+		if !begins(sets, want) {
+			t.Errorf("there is no set %s; there are %v", want, sets)
 		}
 	}
 }
