@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -65,6 +66,7 @@ type Agent struct {
 	drifts   uint64              // changes by other programs that were counted
 	serves   bool                // Services are this agent's
 	pools    map[string]*api.IPPool
+	nodes    map[string][]netip.Addr // of the cluster, and their addresses
 	waiters  []waiter
 	troubled troubled
 	onHost   map[ipam.Holder]struct{} // what of the host has addresses of the node's blocks
@@ -84,7 +86,7 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 		planner:  plan.NewPlanner(config.NodeName),
 		checks:   healthcheck.New(log),
 		unsynced: map[string]struct{}{}, serves: true, allKnown: make(chan struct{}), planned: make(chan struct{}),
-		pools: map[string]*api.IPPool{}, progress: newProgress(), onHost: map[ipam.Holder]struct{}{},
+		pools: map[string]*api.IPPool{}, nodes: map[string][]netip.Addr{}, progress: newProgress(), onHost: map[ipam.Holder]struct{}{},
 	}
 	a.metrics = newMetrics(a)
 	a.publisher = newPublisher(s, config.NodeName, log)

@@ -89,6 +89,7 @@ func (a *Agent) put(obj api.Object) {
 		a.publishNodeOnChange()
 	case *corev1.Node:
 		a.ipam.SetWanted(o.Name, api.NodeWants(o))
+		a.holdNode(o.Name, api.NodeAddresses(o))
 		if o.Name == a.config.NodeName {
 			a.ipam.SetNode(o.Labels, a.rangesOf(o))
 			a.leavesCluster.Store(leaves(o))
@@ -125,6 +126,7 @@ func (a *Agent) deleted(kind *api.Kind, key api.Key) {
 		a.publishNodeOnChange()
 	case api.NodeKind:
 		a.ipam.SetWanted(key.Name, nil)
+		a.holdNode(key.Name, nil)
 		if key.Name == a.config.NodeName {
 			a.publishNodeOnChange()
 		}

@@ -25,9 +25,25 @@ func (a *Agent) surveyBlock(ctx context.Context, block netip.Prefix) error {
 		for _, w := range a.podsHere.all() {
 			a.ipam.Hold(ipam.Holder{Pod: api.KeyOf(w)}, addressesOf(w))
 		}
+		for node, addrs := range a.nodes {
+			a.ipam.Hold(nodeHolder(node), addrs)
+		}
 		a.surveyHost()
 	})
 }
+
+// holdNode keeps a node's addresses from pods, wherever the node is. None: the node
+// is gone. It runs on the loop.
+func (a *Agent) holdNode(node string, addrs []netip.Addr) {
+	if len(addrs) == 0 {
+		delete(a.nodes, node)
+	} else {
+		a.nodes[node] = addrs
+	}
+	a.ipam.Hold(nodeHolder(node), addrs)
+}
+
+func nodeHolder(node string) ipam.Holder { return ipam.Holder{Host: "node " + node} }
 
 // surveyHost notes which addresses of this node's blocks something on the host has
 // that is not Twill's. It runs on the loop.

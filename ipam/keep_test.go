@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -521,4 +522,47 @@ func TestAllocateWaitsForWhatIsLeaving(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestOneFamilyIsUsedUp: a pod gets an address of each family, or none.
+func TestOneFamilyIsUsedUp(t *testing.T) {
+	pools := []*api.IPPool{ipPool("v4", "10.0.0.0/24", 26), ipPool("v6", "fd00::/126", 126)}
+	inNodes(t, 1, pools, func(t *testing.T, n *nodes) {
+		a := n.all["node00"]
+		if got := n.fill("node00", 100); got != 3 { // ::0 is reserved
+			t.Fatalf("%d addresses, want 3", got)
+		}
+		n.passes(time.Second)
+		if err := a.Exhausted(); !errors.Is(err, ErrExhausted) || !strings.Contains(err.Error(), "fd00::/126") || strings.Contains(err.Error(), "10.0.0.0") {
+			t.Errorf("exhausted: %v", err)
+		}
+		if used := len(a.users); used != 6 {
+			t.Errorf("%d addresses are used, want 6", used)
+		}
+		n.setPools(pools[0], ipPool("v6", "fd00::/120", 126))
+		n.passes(time.Second)
+		if err := a.Exhausted(); err != nil {
+			t.Errorf("there is room, and %v", err)
+		}
+	})
+}
+
+// TestNodeAddressesInABlock: no pod gets an address that a node has, also of blocks
+// that are claimed later.
+func TestNodeAddressesInABlock(t *testing.T) {
+	inNodes(t, 1, []*api.IPPool{ipPool("p", "10.0.0.0/29", 29)}, func(t *testing.T, n *nodes) {
+		a := n.all["node00"]
+		node := netip.MustParseAddr("10.0.0.2")
+		a.Hold(Holder{Host: "node other"}, []netip.Addr{node})
+		if got := n.fill("node00", 100); got != 5 {
+			t.Errorf("%d addresses, want 5", got)
+		}
+		if id, used := a.users[node]; used {
+			t.Errorf("%s was given to %s", node, id)
+		}
+		a.Hold(Holder{Host: "node other"}, nil)
+		if got := mustAllocate(t, a.Allocator, request("x"))[0]; got != node {
+			t.Errorf("got %s, want %s", got, node)
+		}
+	})
 }
