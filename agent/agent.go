@@ -179,7 +179,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-a.allKnown: // before, a block might be claimed that the node's ranges exclude
-			a.ipam.Keep(ctx, func() { a.reportAddresses(ctx) })
+			a.ipam.Keep(ctx, a.reportAddresses)
 		}
 		return nil
 	})

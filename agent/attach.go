@@ -89,7 +89,7 @@ func (a *Agent) Attach(ctx context.Context, att cni.Attachment) (result cni.Atta
 	if errors.Is(err, ipam.ErrExhausted) {
 		_ = a.do(a.running, a.surveyHost) // the host may have let addresses go
 	}
-	a.reportAddresses(ctx)
+	a.reportAddresses()
 	a.reportJournal(err)
 	if err != nil {
 		if errors.Is(err, ipam.ErrExists) {

@@ -206,19 +206,25 @@ type addresses struct {
 
 // reportAddresses brings the condition PoolExhausted up to date, and has other
 // nodes asked for blocks that this node needs.
-func (a *Agent) reportAddresses(ctx context.Context) {
+func (a *Agent) reportAddresses() {
 	a.addresses.mu.Lock()
-	defer a.addresses.mu.Unlock()
 	if err := a.ipam.Exhausted(); err != nil {
 		a.health.Set(health.PoolExhausted, "", err.Error())
 	} else {
 		a.health.Clear(health.PoolExhausted, "")
 	}
 	wants := a.ipam.Wanted()
-	if slices.Equal(wants, a.addresses.wants) {
-		return
+	changed := !slices.Equal(wants, a.addresses.wants)
+	a.addresses.wants = wants
+	a.addresses.mu.Unlock()
+	if changed {
+		_ = a.do(a.running, a.publishNodeOnChange) // fails when the agent stops
 	}
-	if err := a.do(ctx, a.publishNodeOnChange); err == nil {
-		a.addresses.wants = wants
-	}
+}
+
+// wanted is what was reported last.
+func (a *addresses) wanted() []netip.Prefix {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.wants
 }

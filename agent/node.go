@@ -32,7 +32,7 @@ func (a *Agent) publishNodeOnChange() {
 	if a.publisher.orchestrated && !a.underlay.known {
 		return
 	}
-	receives, serves, underlay, wants := a.planner.Receives(), a.serves, a.underlay.found, a.ipam.Wanted()
+	receives, serves, underlay, wants := a.planner.Receives(), a.serves, a.underlay.found, a.addresses.wanted()
 	a.publisher.publishNode(func(n *corev1.Node) {
 		a.describeNode(n, receives, serves, underlay)
 		api.SetNodeWants(n, wants)

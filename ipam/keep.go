@@ -200,7 +200,9 @@ func (a *Allocator) release(ctx context.Context, prefix netip.Prefix) (bool, err
 	defer a.mu.Unlock()
 	delete(a.unknown, prefix)
 	a.giveAt = time.Time{}
-	a.forgetHeard(BlockName(prefix))
+	if object := BlockName(prefix); a.heard[object].node == a.claimer.Node { // else another node has it already
+		a.forgetHeard(object)
+	}
 	a.mayClaim(family(prefix.Addr()))
 	return true, nil
 }
