@@ -26,9 +26,10 @@ const (
 // base chain (the kernel keeps two generations of each chain), and looks
 // elements up as of the moment of the look-up: a verdict map may lead it to a
 // chain that it sees empty, and its old rules may miss the set that went. And
-// concatenations with ranges are looked up in a copy that the kernel replaces
-// only at the end of its commit (nft_set_pipapo), after rules and all other
-// elements. So stages belong to phases, each a transaction of its own.
+// sets of ranges are looked up in a copy that the kernel replaces only at the end
+// of its commit (nft_set_pipapo, and newer kernels' nft_set_rbtree), after rules
+// and all other elements. So stages belong to phases, each a transaction of its
+// own; see phases for those that are joined.
 type stage int
 
 const (

@@ -134,6 +134,13 @@ func TestMakeBeforeBreak(t *testing.T) {
 			p.Chains.Set("a", chain(plan.R(plan.Dispatch{Fields: plan.Concat{plan.L4Proto, plan.DstPort}, Map: "ports"})))
 		}, []string{"add set ports, add chain class, add rules of class, add elements of ports",
 			"remove rules of a, add rules of a"}},
+		{"a chain's rules look up a new set", dispatched, func(p *plan.Plan) {
+			p.Sets.Set("peers", plan.Set{Key: []plan.Type{plan.IPv4Addr}, Role: plan.Permits})
+			p.Elements.Set(plan.ElementKey{Set: "peers", Key: plan.KeyOf(nth(1))}, plan.Element{})
+			p.Chains.Set("a", chain(in("peers"), in("nets")))
+			p.Elements.Delete(member(1))
+			p.Sets.Delete("members")
+		}, []string{"remove rules of a, add set peers, add elements of peers, add rules of a", "remove set members"}},
 		{"members come and go, and no rule changes", dispatched, func(p *plan.Plan) {
 			p.Elements.Delete(member(1))
 			p.Elements.Set(member(2), plan.Element{})
@@ -143,7 +150,7 @@ func TestMakeBeforeBreak(t *testing.T) {
 			p.Chains.Set("b", chain(in("members")))
 			p.Elements.Delete(member(1))
 			p.Elements.Set(member(2), plan.Element{})
-		}, []string{"remove elements of members", "add chain b, add rules of b", "remove rules of a, add rules of a", "add elements of members"}},
+		}, []string{"remove elements of members", "remove rules of a, add chain b, add rules of b, add rules of a", "add elements of members"}},
 		{"a set of ranges passes from one chain to another", dispatched, func(p *plan.Plan) {
 			p.Chains.Set("a", chain(in("members")))
 			p.Chains.Set("b", chain(in("nets")))

@@ -18,26 +18,10 @@ const (
 )
 
 // transactions cuts sorted changes into transactions: one for each phase, or more
-// where a phase has so much that the kernel would be busy for too long. While no
-// chain changes, nothing that a verdict map leads to does, and members and
-// verdicts go together. If a set is made anew, all is one: the rules that use it
-// can't be without it.
+// where a phase has so much that the kernel would be busy for too long.
 func transactions(changes []*change) [][]*change {
 	var out [][]*change
-	chains, redone := false, false
-	for _, ch := range changes {
-		chains = chains || ch.kind == kindChain && ch.want
-		redone = redone || ch.kind == kindSet && ch.had && ch.want
-	}
-	if redone {
-		return [][]*change{changes}
-	}
-	phase := func(ch *change) int {
-		if !chains && ch.stage <= stageDispatch {
-			return stageDispatch.phase()
-		}
-		return ch.stage.phase()
-	}
+	phase := phases(changes)
 	start, weight := 0, 0
 	for i, ch := range changes {
 		weight += ch.weight()
@@ -50,6 +34,32 @@ func transactions(changes []*change) [][]*change {
 		out = append(out, changes[start:])
 	}
 	return out
+}
+
+// phases returns a change's phase, after joining those that need not be apart.
+func phases(changes []*change) func(*change) int {
+	var chains, ranges, redone bool
+	for _, ch := range changes {
+		switch ch.kind {
+		case kindChain:
+			chains = chains || ch.want
+		case kindSet:
+			redone = redone || ch.had && ch.want
+		case kindElement:
+			ranges = ranges || ch.definition.interval()
+		}
+	}
+	return func(ch *change) int {
+		switch {
+		case redone: // the rules that use a set can't be without it
+			return 0
+		case !chains && ch.stage <= stageDispatch: // what verdict maps lead to is there
+			return stageDispatch.phase()
+		case !ranges && ch.stage == stageRules: // the elements that rules find are there with them
+			return stageRules.phase() - 1
+		}
+		return ch.stage.phase()
+	}
 }
 
 func together(a, b *change) bool {
