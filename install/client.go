@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -94,17 +95,48 @@ func (c *Cluster) list(ctx context.Context, path, labels string, into any) error
 	return nil
 }
 
-// apply makes an object what is asked for, and leaves what others have set of it.
-func (c *Cluster) apply(ctx context.Context, o *unstructured.Unstructured) error {
+// The ways in which apply changes an object.
+const (
+	creates = "create"
+	updates = "update"
+	keeps   = "keep"
+)
+
+// apply makes an object what is asked for, leaves what others have set of it, and
+// says what that changed. A trial changes nothing.
+func (c *Cluster) apply(ctx context.Context, o *unstructured.Unstructured, trial bool) (change string, err error) {
 	body, err := o.MarshalJSON()
 	if err != nil {
-		return err
+		return "", err
+	}
+	var before, after map[string]any
+	found, err := c.get(ctx, pathOf(o), &before)
+	if err != nil || trial && !found { // its definition may not be there yet
+		return creates, err
 	}
 	request := c.client.Patch(types.ApplyPatchType).AbsPath(pathOf(o)).Param("fieldManager", fieldManager).Param("force", "true").Body(body)
-	if err := c.do(ctx, request, nil); err != nil {
-		return fmt.Errorf("apply %s: %w", nameOf(o), err)
+	if trial {
+		request.Param("dryRun", metav1.DryRunAll)
 	}
-	return nil
+	if err := c.do(ctx, request, &after); err != nil {
+		return "", fmt.Errorf("apply %s: %w", nameOf(o), err)
+	}
+	switch {
+	case !found:
+		return creates, nil
+	case reflect.DeepEqual(wanted(before), wanted(after)):
+		return keeps, nil
+	}
+	return updates, nil
+}
+
+// wanted is an object without what the API server and controllers note on it.
+func wanted(o map[string]any) map[string]any {
+	delete(o, "status")
+	for _, field := range []string{"managedFields", "resourceVersion", "generation"} {
+		unstructured.RemoveNestedField(o, "metadata", field)
+	}
+	return o
 }
 
 func (c *Cluster) create(ctx context.Context, path string, o any) error {

@@ -25,7 +25,7 @@ type Plan struct {
 	Facts     *Facts
 	Pods      Ranges
 	Objects   []*unstructured.Unstructured
-	Exist     map[string]bool // by nameOf
+	Changes   map[string]string // what becomes of an object, by nameOf
 	Obstacles []Obstacle
 }
 
@@ -35,7 +35,7 @@ func (c *Cluster) Plan(ctx context.Context, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{Facts: facts, Pods: facts.Pods, Exist: map[string]bool{}}
+	p := &Plan{Facts: facts, Pods: facts.Pods, Changes: map[string]string{}}
 	switch {
 	case len(o.PodCIDRs) > 0:
 		p.Pods = Ranges{o.PodCIDRs, "--pod-cidr"}
@@ -48,7 +48,7 @@ func (c *Cluster) Plan(ctx context.Context, o Options) (*Plan, error) {
 		return nil, err
 	}
 	for _, object := range p.Objects {
-		if p.Exist[nameOf(object)], err = c.get(ctx, pathOf(object), nil); err != nil {
+		if p.Changes[nameOf(object)], err = c.apply(ctx, object, true); err != nil {
 			return nil, err
 		}
 	}
@@ -74,11 +74,7 @@ func (p *Plan) Print(w io.Writer) {
 	}
 	fmt.Fprintln(w)
 	for _, o := range p.Objects {
-		verb := "create"
-		if p.Exist[nameOf(o)] {
-			verb = "update"
-		}
-		fmt.Fprintf(w, "%s      %s\n", verb, nameOf(o))
+		fmt.Fprintf(w, "%-10s  %s\n", p.Changes[nameOf(o)], nameOf(o))
 	}
 	if len(p.Obstacles) > 0 {
 		fmt.Fprintln(w)
@@ -103,14 +99,11 @@ func (r Ranges) String() string {
 // Apply makes what the plan says.
 func (c *Cluster) Apply(ctx context.Context, p *Plan) error {
 	for i, o := range p.Objects {
-		if err := c.apply(ctx, o); err != nil {
+		change, err := c.apply(ctx, o, false)
+		if err != nil {
 			return err
 		}
-		verb := "created"
-		if p.Exist[nameOf(o)] {
-			verb = "updated"
-		}
-		c.tell(verb + " " + nameOf(o))
+		c.tell(map[string]string{creates: "created", updates: "updated", keeps: "unchanged"}[change] + " " + nameOf(o))
 		last := i+1 == len(p.Objects) || p.Objects[i+1].GetKind() != o.GetKind()
 		if o.GetKind() == "CustomResourceDefinition" && last {
 			if err := c.established(ctx, p.Objects[:i+1]); err != nil {

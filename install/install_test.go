@@ -111,8 +111,30 @@ func TestPlan(t *testing.T) {
 	_, text = w.planned(install.Options{})
 	say("Twill is there", text)
 	w.checkApplied()
+	w.applyAgain(p)
 
 	golden.Check(t, "testdata/plan.txt", got.String())
+}
+
+// applyAgain: an object that is as it was is not called updated, whatever its
+// controllers noted on it.
+func (w *world) applyAgain(p *install.Plan) {
+	w.Helper()
+	const agents = "/apis/apps/v1/namespaces/kube-system/daemonsets/twill-agent"
+	w.patch(agents+"/status", "{status: {currentNumberScheduled: 1, numberMisscheduled: 0, desiredNumberScheduled: 1, numberReady: 1}}")
+	w.patch("/api/v1/namespaces/kube-system/configmaps/twill-config", "{data: {TWILL_LOG_LEVEL: warn, TWILL_OTHER: stays}}")
+	w.told = nil
+	if err := w.cluster.Apply(w.Context(), p); err != nil {
+		w.Fatal(err)
+	}
+	for _, line := range w.told {
+		if changed := line == "updated ConfigMap kube-system/twill-config"; !changed && !strings.HasPrefix(line, "unchanged ") {
+			w.Errorf("nothing changed, and it says %q", line)
+		}
+	}
+	if !slices.Contains(w.told, "updated ConfigMap kube-system/twill-config") {
+		w.Errorf("what changed is not told: %q", w.told)
+	}
 }
 
 // checkApplied looks whether what was asked for is in the API.
