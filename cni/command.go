@@ -37,7 +37,10 @@ func answer(ctx context.Context, req request, a Attacher) reply {
 		return attachmentCommand(ctx, req, c, a)
 	}()
 	if err != nil {
-		return reply{failure: errorReply(req.Command, version, err)}
+		// The store knows the agent no more: its node was deleted, and has joined
+		// again or will.
+		revoked := req.Command == client.Add && errors.Is(err, store.ErrUnauthorized)
+		return reply{failure: errorReply(req.Command, version, err), handOver: revoked}
 	}
 	return reply{result: result}
 }
@@ -132,7 +135,7 @@ func errorReply(command, version string, err error) *client.Error {
 		e = client.Error{Code: client.CodeExhausted, Msg: err.Error()}
 	case errors.Is(err, ipam.ErrAddress):
 		e = client.Error{Code: client.CodeInvalidConfig, Msg: err.Error()}
-	case errors.Is(err, ErrTryAgain), errors.Is(err, ipam.ErrNotReconciled), errors.Is(err, store.ErrUnavailable),
+	case errors.Is(err, ErrTryAgain), errors.Is(err, ipam.ErrNotReconciled), errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrUnauthorized),
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		e = client.Error{Code: client.CodeTryAgainLater, Msg: err.Error()}
 	default:

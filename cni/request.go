@@ -80,6 +80,8 @@ func parseRequest(frame []byte) (r request, err error) {
 type reply struct {
 	result  json.RawMessage
 	failure *client.Error
+	// handOver: a successor of this agent can do what failed; see client.HandOver.
+	handOver bool
 }
 
 // frame is the reply as package client describes it.
@@ -89,6 +91,9 @@ func (r reply) frame() []byte {
 		// Strings and a number can be encoded.
 		text, _ := json.MarshalIndent(r.failure, "", "    ")
 		b[4] = 1
+		if r.handOver {
+			b[4] = client.HandOver
+		}
 		b = append(append(b, text...), '\n')
 	} else if len(r.result) > 0 {
 		b = append(append(b, r.result...), '\n')

@@ -111,10 +111,10 @@ func (s *server) accept(ctx context.Context, l net.Listener) error {
 }
 
 // handle answers the one request of a connection.
-func (s *server) handle(ctx context.Context, conn net.Conn) {
+func (s *server) handle(serving context.Context, conn net.Conn) {
 	defer conn.Close()
 	defer drain(conn)
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	ctx, cancel := context.WithTimeout(serving, answerTimeout)
 	defer cancel()
 	start := time.Now()
 	req, err := readRequest(conn)
@@ -138,6 +138,9 @@ func (s *server) handle(ctx context.Context, conn net.Conn) {
 		return
 	}
 	answer := answer(ctx, req, s.attacher)
+	if req.Command == client.Add && answer.failure != nil && serving.Err() != nil {
+		answer.handOver = true // this agent ends
+	}
 	err = s.reply(conn, req, answer, start)
 	if err == nil || req.Command != client.Add || answer.failure != nil {
 		return

@@ -17,12 +17,13 @@ import (
 // Errors that a caller branches on. Implementations wrap them with what was
 // asked for.
 var (
-	ErrNotFound    = errors.New("not found")
-	ErrExists      = errors.New("already exists")
-	ErrConflict    = errors.New("changed meanwhile")         // compare-and-swap failed
-	ErrCompacted   = errors.New("revision is too old")       // a watch can't resume: list again
-	ErrRestored    = errors.New("store has another history") // put back from a backup: list again and trust no resourceVersion
-	ErrUnavailable = errors.New("store is unreachable")      // of a write: it may or may not have happened
+	ErrNotFound     = errors.New("not found")
+	ErrExists       = errors.New("already exists")
+	ErrConflict     = errors.New("changed meanwhile")         // compare-and-swap failed
+	ErrCompacted    = errors.New("revision is too old")       // a watch can't resume: list again
+	ErrRestored     = errors.New("store has another history") // put back from a backup: list again and trust no resourceVersion
+	ErrUnauthorized = errors.New("the store does not accept the credentials")
+	ErrUnavailable  = errors.New("store is unreachable") // of a write: it may or may not have happened
 )
 
 // EventType says what happened to an object.

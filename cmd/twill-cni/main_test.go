@@ -20,6 +20,7 @@ import (
 
 	"github.com/twill-net/twill/cni"
 	"github.com/twill-net/twill/cni/client"
+	"github.com/twill-net/twill/store"
 )
 
 // maxSize is the largest that the executable may be, in bytes.
@@ -145,7 +146,7 @@ func (f *fakeAttacher) get(id cni.ID) cni.Attachment {
 }
 
 // serve serves until the returned function is called.
-func serve(t testing.TB, socket string, f *fakeAttacher) (stop func()) {
+func serve(t testing.TB, socket string, f cni.Attacher) (stop func()) {
 	t.Helper()
 	l, err := cni.Listen(socket)
 	if err != nil {
@@ -246,16 +247,63 @@ func execute(t testing.TB, stdin string, env ...string) (out []byte, failed bool
 	return out, err != nil
 }
 
+// leaving is an agent that can't attach any more.
+type leaving struct {
+	fakeAttacher
+	asked chan struct{}
+	err   error // nil: it has not answered when it ends
+}
+
+func (l *leaving) Attach(ctx context.Context, _ cni.Attachment) (cni.Attached, error) {
+	select {
+	case l.asked <- struct{}{}:
+	default:
+	}
+	if l.err != nil {
+		return cni.Attached{}, l.err
+	}
+	<-ctx.Done()
+	return cni.Attached{}, ctx.Err()
+}
+
+var revoked = fmt.Errorf("the pod's labels are needed: %w", store.ErrUnauthorized)
+
+// TestSuccessor: an ADD that comes to an agent which the store does not know any more,
+// or which ends, is done by its successor.
+func TestSuccessor(t *testing.T) {
+	for name, err := range map[string]error{"revoked": revoked, "ends": nil} {
+		t.Run(name, func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "cni.sock")
+			old := &leaving{asked: make(chan struct{}, 1), err: err}
+			stop := serve(t, socket, old)
+			next := &fakeAttacher{attached: map[cni.ID]cni.Attachment{}}
+			go func() {
+				<-old.asked
+				stop()
+				serve(t, socket, next)
+			}()
+			out, failed := execute(t, `{"cniVersion":"1.1.0","name":"twill","type":"twill-cni","socket":"`+socket+`"}`,
+				"CNI_COMMAND=ADD", "CNI_CONTAINERID=a", "CNI_NETNS=/n", "CNI_IFNAME=eth0")
+			if failed || next.len() != 1 {
+				t.Errorf("failed %v, the successor has attached %d: %s", failed, next.len(), out)
+			}
+		})
+	}
+}
+
 func TestWithoutAnAgent(t *testing.T) {
 	var wait sync.WaitGroup
 	socket := filepath.Join(t.TempDir(), "no.sock")
 	config := `{"cniVersion":"1.1.0","name":"twill","type":"twill-cni","socket":"` + socket + `"}`
+	left := filepath.Join(filepath.Dir(socket), "left.sock")
+	serve(t, left, &leaving{asked: make(chan struct{}, 1), err: revoked})
 	for _, c := range []struct {
 		command, config string
 		code            int
 		say             string
 	}{
 		{"ADD", config, 11, "the twill agent on this node does not answer at " + socket + ": connect: no such file or directory: see whether it runs (twill status)"},
+		{"ADD", strings.Replace(config, socket, left, 1), 11, "the store does not accept the credentials"}, // and no successor comes
 		{"DEL", config, 11, "does not answer"},
 		{"CHECK", config, 11, "does not answer"},
 		{"GC", config, 11, "does not answer"},
@@ -269,7 +317,7 @@ func TestWithoutAnAgent(t *testing.T) {
 		{"ADD", `{"name":"` + strings.Repeat("x", client.MaxMessage) + `"}`, 7, "too large"},
 		{"", config, 4, "CNI_COMMAND"},
 	} {
-		if !strings.Contains(c.config, socket) {
+		if !strings.Contains(c.config, socket) && !strings.Contains(c.config, left) {
 			if _, err := os.Stat(client.DefaultSocket); err == nil && c.say == client.DefaultSocket {
 				t.Log("an agent runs on this machine: the default socket is not tried")
 				continue

@@ -33,10 +33,15 @@ const MaxMessage = 1 << 20
 // default).
 const Timeout = 60
 
-// Wait is how many seconds an ADD waits for an agent that is not there. It may have
-// ended to be replaced, or not have begun since the machine did; and where an ADD
-// fails the runtime's DEL does too, for want of an agent, after which containerd keeps
-// the pod's name for a minute.
+// HandOver is the status in the reply of an agent that can't do an ADD because it
+// ends or the store does not know it any more: its successor has to be asked. What
+// is to be printed holds if none comes.
+const HandOver = 255
+
+// Wait is how many seconds an ADD waits for an agent that is not there, or for the
+// successor of one that is. It may have ended to be replaced, or not have begun since
+// the machine did; and where an ADD fails the runtime's DEL does too, for want of an
+// agent, after which containerd keeps the pod's name for a minute.
 const Wait = 15
 
 // The commands of the CNI specification.
@@ -150,13 +155,23 @@ func (e absent) Error() string { return "connect: " + e.Errno.Error() }
 
 // await is Call, of an agent that may be yet to come.
 func await(socket string, environment []string, config []byte) (Reply, error) {
-	const pause = 50 // milliseconds
-	for tries := Wait * 1000 / pause; ; tries-- {
+	const pause, longPause = 50, 500 // milliseconds
+	for left := Wait * 1000; ; {
 		reply, err := Call(socket, environment, config)
-		if _, isAbsent := err.(absent); !isAbsent || tries == 0 {
+		_, isAbsent := err.(absent)
+		isLeaving := err == nil && reply.Status == HandOver
+		if isLeaving && left <= 0 {
+			reply.Status = 1
+		}
+		if !isAbsent && !isLeaving || left <= 0 {
 			return reply, err
 		}
-		_ = syscall.Nanosleep(&syscall.Timespec{Nsec: pause * 1e6}, nil)
+		wait := pause
+		if isLeaving {
+			wait = longPause // it asks the store each time
+		}
+		left -= wait
+		_ = syscall.Nanosleep(&syscall.Timespec{Nsec: int64(wait) * 1e6}, nil)
 	}
 }
 

@@ -220,7 +220,7 @@ func refusal(s metav1.Status) error {
 		// Also what is said while it starts, and when its own store is away.
 		return fmt.Errorf("%w: %s", store.ErrUnavailable, oneLine(s.Message))
 	case s.Code == http.StatusUnauthorized:
-		return errors.New("the API server does not know who we are: the credentials are wrong or have run out")
+		return fmt.Errorf("%w: they are wrong, have run out, or were revoked with the pod or node that they are of", store.ErrUnauthorized)
 	}
 	return errors.New(oneLine(s.Message))
 }
