@@ -135,7 +135,7 @@ it reads the kernel and writes only the difference.`,
 			return cli.Usage(err)
 		}
 		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
-		st, err := s.OpenClusterStore(cmd.Context())
+		st, err := s.OpenClusterStore(cmd.Context(), log)
 		if err != nil {
 			return err
 		}

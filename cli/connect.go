@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"slices"
@@ -47,6 +48,7 @@ func refused(socket string) bool {
 // connection is how to reach the store, as typed.
 type connection struct {
 	endpoints, lab, kubeconfig, context      string
+	apiServer                                string
 	caFile, certFile, keyFile, user, passwdF string
 	flags                                    *pflag.FlagSet
 }
@@ -63,6 +65,7 @@ var connectionOptions = []option{
 	{"lab", func(c *connection) *string { return &c.lab }, "name of the lab on this machine whose store to use"},
 	{"kubeconfig", func(c *connection) *string { return &c.kubeconfig }, "kubeconfig of the cluster whose API is the store; in a pod its service account"},
 	{"context", func(c *connection) *string { return &c.context }, "context of the kubeconfig, in place of its current one"},
+	{"api-server", func(c *connection) *string { return &c.apiServer }, "URL of the API server, in place of the kubeconfig's or, in a pod, of those that are found"},
 	{"etcd-cacert", func(c *connection) *string { return &c.caFile }, "file with the authority that signed etcd's certificate"},
 	{"etcd-cert", func(c *connection) *string { return &c.certFile }, "file with the client's certificate"},
 	{"etcd-key", func(c *connection) *string { return &c.keyFile }, "file with the client's key"},
@@ -185,12 +188,13 @@ func (s *Session) OpenStore(ctx context.Context) (store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.openAt(ctx, settings)
+	return s.openAt(ctx, settings, nil)
 }
 
 // OpenClusterStore is OpenStore for what runs in a cluster. It refuses a lab's
 // store: an agent outside of the lab's nodes would make this machine one of them.
-func (s *Session) OpenClusterStore(ctx context.Context) (store.Store, error) {
+// log gets what becomes of the connection.
+func (s *Session) OpenClusterStore(ctx context.Context, log *slog.Logger) (store.Store, error) {
 	settings, err := s.resolve()
 	if err != nil {
 		return nil, err
@@ -198,10 +202,10 @@ func (s *Session) OpenClusterStore(ctx context.Context) (store.Store, error) {
 	if source := settings[settingEndpoints].Source; strings.HasPrefix(source, labSource) {
 		return nil, usagef("the store would be that of %s, whose nodes have agents and a controller of their own: say --etcd-endpoints or --kubeconfig", source)
 	}
-	return s.openAt(ctx, settings)
+	return s.openAt(ctx, settings, log)
 }
 
-func (s *Session) openAt(ctx context.Context, settings []Setting) (store.Store, error) {
+func (s *Session) openAt(ctx context.Context, settings []Setting, log *slog.Logger) (store.Store, error) {
 	value := map[string]string{}
 	for _, setting := range settings {
 		value[setting.Name] = setting.Value
@@ -213,7 +217,7 @@ func (s *Session) openAt(ctx context.Context, settings []Setting) (store.Store, 
 		if path == inCluster {
 			path = ""
 		}
-		return s.openKube(ctx, kube.Config{Kubeconfig: path, Context: value["context"]})
+		return s.openKube(ctx, kube.Config{Kubeconfig: path, Context: value["context"], Server: value["api-server"], Logger: log})
 	}
 	return s.open(ctx, etcd.Config{
 		Endpoints: strings.Split(value["etcd-endpoints"], ","),

@@ -23,7 +23,8 @@ step with pods. Several may run: one acts, the others wait.`,
   twill controller --pod-cidr 10.244.0.0/16`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			config := controller.Config{Logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))}
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			config := controller.Config{Logger: log}
 			var err error
 			if config.ServiceCIDRs, err = parseRanges("--service-cidr", services); err != nil {
 				return err
@@ -31,7 +32,7 @@ step with pods. Several may run: one acts, the others wait.`,
 			if config.PodCIDRs, err = parseRanges("--pod-cidr", pods); err != nil {
 				return err
 			}
-			st, err := s.OpenClusterStore(cmd.Context())
+			st, err := s.OpenClusterStore(cmd.Context(), log)
 			if err != nil {
 				return err
 			}

@@ -21,7 +21,9 @@ const (
 	containerdSocket = "/run/containerd/containerd.sock"
 	containerdDir    = "/var/lib/containerd"
 	kubeletDir       = "/var/lib/kubelet"
-	pauseImage       = "registry.k8s.io/pause:3.10.1"
+	// kubeletKubeconfig is not where kubeadm has it: nothing of Twill may rely on that.
+	kubeletKubeconfig = "/run/kubelet.kubeconfig"
+	pauseImage        = "registry.k8s.io/pause:3.10.1"
 )
 
 // configureKubelet writes what a node's container runtime and kubelet read.
@@ -36,9 +38,9 @@ func (k *kubernetes) configureKubelet(n *node) error {
 	}
 	err = n.space.Do(func() error {
 		for path, content := range map[string][]byte{
-			"/etc/kubernetes/kubelet.conf": conf,
-			"/run/kubelet.yaml":            config,
-			"/run/containerd.toml":         []byte(containerdConfiguration),
+			kubeletKubeconfig:      conf,
+			"/run/kubelet.yaml":    config,
+			"/run/containerd.toml": []byte(containerdConfiguration),
 		} {
 			if err := os.WriteFile(path, content, 0o600); err != nil {
 				return err
@@ -64,7 +66,7 @@ func (k *kubernetes) makeKubelet(n *node) error {
 	}
 	n.kubelet = &process{
 		name: "kubelet of " + n.name, space: n.space, log: LogPath(k.cfg.Name, "kubelet-"+n.name), env: hostEnvironment(),
-		argv: []string{filepath.Join(k.cfg.Kubernetes, "kubelet"), "--config=/run/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.conf",
+		argv: []string{filepath.Join(k.cfg.Kubernetes, "kubelet"), "--config=/run/kubelet.yaml", "--kubeconfig=" + kubeletKubeconfig,
 			"--root-dir=" + kubeletDir},
 	}
 	return nil

@@ -85,6 +85,7 @@ Flags:
   -h, --help   help for create
 
 Global Flags:
+      --api-server string           URL of the API server, in place of the kubeconfig's or, in a pod, of those that are found (TWILL_API_SERVER)
       --context string              context of the kubeconfig, in place of its current one (TWILL_CONTEXT)
       --etcd-cacert string          file with the authority that signed etcd's certificate (TWILL_ETCD_CACERT)
       --etcd-cert string            file with the client's certificate (TWILL_ETCD_CERT)
@@ -102,6 +103,7 @@ etcd-endpoints       http://127.0.0.1:2379   default   addresses of etcd, separa
 lab                  <none>                  default   name of the lab on this machine whose store to use
 kubeconfig           <none>                  default   kubeconfig of the cluster whose API is the store; in a pod its service account
 context              <none>                  default   context of the kubeconfig, in place of its current one
+api-server           <none>                  default   URL of the API server, in place of the kubeconfig's or, in a pod, of those that are found
 etcd-cacert          <none>                  default   file with the authority that signed etcd's certificate
 etcd-cert            <none>                  default   file with the client's certificate
 etcd-key             <none>                  default   file with the client's key
@@ -113,6 +115,7 @@ etcd-endpoints       https://etcd-1:2379   environment TWILL_ETCD_ENDPOINTS   ad
 lab                  <none>                default                            name of the lab on this machine whose store to use
 kubeconfig           <none>                default                            kubeconfig of the cluster whose API is the store; in a pod its service account
 context              <none>                default                            context of the kubeconfig, in place of its current one
+api-server           <none>                default                            URL of the API server, in place of the kubeconfig's or, in a pod, of those that are found
 etcd-cacert          ca.pem                flag --etcd-cacert                 file with the authority that signed etcd's certificate
 etcd-cert            <none>                default                            file with the client's certificate
 etcd-key             <none>                default                            file with the client's key

@@ -39,8 +39,18 @@ type Config struct {
 	Kubeconfig string
 	// Context is one of the kubeconfig's; empty: its current one.
 	Context string
+	// Server is the URL of the API server; empty: the kubeconfig's or, in a pod, one
+	// that is found; see servers.
+	Server string
 	// Logger gets what the store can't return as an error; nil drops it.
 	Logger *slog.Logger
+}
+
+func (c Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
 }
 
 // Store implements store.Store, store.Elector, store.Inspector, store.Reconnector,
@@ -71,10 +81,7 @@ func Open(ctx context.Context, c Config) (store.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes: %w", err)
 	}
-	s := &Store{log: c.Logger, back: make(chan struct{})}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
+	s := &Store{log: c.logger(), back: make(chan struct{})}
 	config.Dial = s.dial
 	if s.http, err = rest.HTTPClientFor(config); err != nil {
 		return nil, fmt.Errorf("kubernetes: %w", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 
@@ -22,9 +23,6 @@ import (
 
 var errClosed = errors.New("the store was closed")
 
-// kubeletConfig is where kubeadm keeps the kubelet's kubeconfig.
-const kubeletConfig = "/etc/kubernetes/kubelet.conf"
-
 // RESTConfig reads the kubeconfig, or what a pod is given.
 func RESTConfig(c Config) (*rest.Config, error) {
 	config, err := rest.InClusterConfig()
@@ -32,8 +30,6 @@ func RESTConfig(c Config) (*rest.Config, error) {
 		config, err = clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
 			&clientcmd.ClientConfigLoadingRules{ExplicitPath: c.Kubeconfig},
 			&clientcmd.ConfigOverrides{CurrentContext: c.Context}).ClientConfig()
-	} else if server := kubeletsServer(kubeletConfig); err == nil && server != "" {
-		config.Host = server
 	}
 	if err != nil {
 		return nil, err
@@ -46,6 +42,14 @@ func RESTConfig(c Config) (*rest.Config, error) {
 	scheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	config.Wrap(lively)
+	switch {
+	case c.Server != "":
+		config.Host = c.Server
+	case c.Kubeconfig == "":
+		found := findServers(config.Host, os.DirFS("/"), c.logger())
+		config.Host = found.all[0].url
+		config.Wrap(found.wrap)
+	}
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	config.ContentType = runtime.ContentTypeJSON
 	return config, nil
@@ -64,21 +68,6 @@ func lively(rt http.RoundTripper) http.RoundTripper {
 		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: callTimeout, PingTimeout: callTimeout}
 	}
 	return rt
-}
-
-// kubeletsServer is the API server that this node's kubelet uses, if its file can be
-// read. What a pod is given is a cluster IP, to which no packet gets before it is
-// us who translate it.
-func kubeletsServer(path string) string {
-	config, err := clientcmd.LoadFromFile(path)
-	if err != nil {
-		return ""
-	}
-	current, ok := config.Contexts[config.CurrentContext]
-	if !ok || config.Clusters[current.Cluster] == nil {
-		return ""
-	}
-	return config.Clusters[current.Cluster].Server
 }
 
 // resource is the kind that the API server has in this kind's place.

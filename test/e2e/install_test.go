@@ -20,7 +20,7 @@ const nodeState = `
 	nft -s list ruleset
 	ip -d link
 	for family in -4 -6; do ip $family route show table all; ip $family rule; ip $family neigh show nud permanent; done
-	find /etc/cni /opt/cni /run/twill /var/lib/twill 2>/dev/null | sort
+	find /etc/cni /etc/kubernetes /opt/cni /run/twill /var/lib/twill 2>/dev/null | sort
 	cd /proc/sys/net && grep -r . . 2>/dev/null | grep -v nf_conntrack_count | sort`
 
 // TestInstallAndUninstall: what uninstall leaves is what install found, on each
@@ -64,6 +64,7 @@ func TestInstallAndUninstall(t *testing.T) {
 	k.must("", "create", "ns", "policy-demo")
 	k.must(nginxDeployment, "apply", "-f", "-")
 	k.must("", "wait", "-n", "policy-demo", "deployment/nginx", "--for=condition=Available", "--timeout", kubernetesPatience.String())
+	k.crowd("old", 30-2)
 	for node := range before {
 		if k.onNode(node, nodeState) == before[node] {
 			t.Errorf("an installed %s can't be told from one before", node)
@@ -90,6 +91,86 @@ func TestInstallAndUninstall(t *testing.T) {
 			t.Errorf("the API still has %s", line)
 		}
 	}
+	k.step("again", (*kubernetes).installedAgain)
+}
+
+// crowd runs pods, and returns when they are ready.
+func (k *kubernetes) crowd(name string, replicas int) {
+	k.Helper()
+	k.must(fmt.Sprintf(`apiVersion: apps/v1
+kind: Deployment
+metadata: {name: %[1]s, namespace: policy-demo}
+spec:
+  replicas: %[2]d
+  selector: {matchLabels: {app: %[1]s}}
+  template:
+    metadata: {labels: {app: %[1]s}}
+    spec:
+      automountServiceAccountToken: false
+      terminationGracePeriodSeconds: 0
+      containers: [{name: c, image: busybox, command: [sleep, "1000000"]}]
+`, name, replicas), "apply", "-f", "-")
+	k.must("", "rollout", "status", "-n", "policy-demo", "deployment/"+name, "--timeout", kubernetesPatience.String())
+}
+
+// podAddresses are those of all pods with a network of their own, by NAMESPACE/NAME.
+func (k *kubernetes) podAddresses() map[string]string {
+	k.Helper()
+	all := map[string]string{}
+	const each = `{range .items[?(@.status.podIP)]}{.spec.hostNetwork} {.metadata.namespace}/{.metadata.name} {.status.podIP}{"\n"}{end}`
+	for line := range strings.Lines(k.must("", "get", "pods", "-A", "-o", "jsonpath="+each)) {
+		if words := strings.Fields(line); len(words) == 2 {
+			all[words[0]] = words[1]
+		}
+	}
+	return all
+}
+
+// installedAgain: the pods of the first installation still run, cut off. None of
+// their addresses is given to another pod, and each of them is named until it is
+// gone.
+func (k *kubernetes) installedAgain() {
+	old := k.podAddresses()
+	if len(old) < 30 {
+		k.Fatalf("only %d pods run: %v", len(old), old)
+	}
+	if out, err := k.twill("install", "--yes"); err != nil {
+		k.Fatalf("%s%v", out, err)
+	}
+	k.crowd("new", 30)
+	holders := map[string]string{}
+	for pod, address := range k.podAddresses() {
+		if other, taken := holders[address]; taken {
+			k.Errorf("%s is the address of %s and of %s", address, pod, other)
+		}
+		holders[address] = pod
+	}
+	// status fails where something is wrong.
+	testlab.Eventually(k.T, kubernetesPatience, func() (err error) {
+		status, _ := k.twill("status")
+		for pod, address := range old {
+			if !strings.Contains(status, fmt.Sprintf("%s: has %s and no interface", pod, address)) {
+				err = fmt.Errorf("%s is not named:\n%s", pod, status)
+			}
+		}
+		return err
+	})
+	if status, _ := k.twill("status"); strings.Count(status, "and no interface") != len(old) {
+		k.Errorf("not only the %d pods that are cut off are named:\n%s", len(old), status)
+	}
+	for pod := range old {
+		namespace, name, _ := strings.Cut(pod, "/")
+		k.must("", "delete", "pod", "-n", namespace, name, "--wait=false")
+	}
+	testlab.Eventually(k.T, kubernetesPatience, func() error {
+		status, err := k.twill("status")
+		if err != nil {
+			err = fmt.Errorf("%w:\n%s", err, status)
+		}
+		return err
+	})
+	k.must("", "rollout", "status", "-n", "policy-demo", "deployment/old", "--timeout", kubernetesPatience.String())
+	k.Logf("%d pods of the first installation and 30 new ones have %d addresses", len(old), len(holders))
 }
 
 // settled is the state of a node once the kubelet has made its own chains, of
