@@ -66,8 +66,9 @@ func (m *metrics) observe(command string, start time.Time, err error) {
 	m.cni.WithLabelValues(command, result).Observe(time.Since(start).Seconds())
 }
 
-// conditions exports what is wrong, each condition a gauge that is 0 or the
-// number of subjects.
+// conditions exports what is wrong, each condition that agents report a gauge that
+// is 0 or the number of subjects. A condition that only other components report
+// would always read 0 here.
 type conditions struct{ tracker *health.Tracker }
 
 var conditionDesc = prometheus.NewDesc("twill_condition", "How many things are wrong in this way.", []string{"code"}, nil)
@@ -81,7 +82,9 @@ func (c conditions) Collect(out chan<- prometheus.Metric) {
 	}
 	codes := slices.Clone(health.WatchedByAgent)
 	for _, d := range health.Definitions() {
-		codes = append(codes, d.Code)
+		if d.Reporter() == health.Agent {
+			codes = append(codes, d.Code)
+		}
 	}
 	for _, code := range codes {
 		out <- prometheus.MustNewConstMetric(conditionDesc, prometheus.GaugeValue, float64(n[code]), string(code))

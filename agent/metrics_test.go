@@ -2,6 +2,9 @@ package agent
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -62,4 +65,44 @@ func TestMetricsReference(t *testing.T) {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.GetName(), strings.ToLower(f.GetType().String()), strings.Join(labels, "; "), f.GetHelp())
 	}
 	golden.Check(t, path, b.String())
+}
+
+// TestMetricsHaveTheAgentsConditions: each condition that is exported is one that
+// the agent's or the planner's source names, and the other way round.
+func TestMetricsHaveTheAgentsConditions(t *testing.T) {
+	families, err := newMetrics(&Agent{health: &health.Tracker{}}).registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exported := map[string]bool{}
+	for _, f := range families {
+		if f.GetName() == "twill_condition" {
+			for _, metric := range f.GetMetric() {
+				exported[metric.GetLabel()[0].GetValue()] = true
+			}
+		}
+	}
+	var source strings.Builder
+	for _, pattern := range []string{"*.go", "../plan/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			source.Write(text)
+		}
+	}
+	for _, d := range health.Definitions() {
+		named := regexp.MustCompile(`health\.` + string(d.Code) + `\b|"` + string(d.Code) + `"`).MatchString(source.String())
+		if named != exported[string(d.Code)] {
+			t.Errorf("%s: exported %t, named in the agent's source %t; its reporter is %s", d.Code, exported[string(d.Code)], named, d.Reporter())
+		}
+	}
 }

@@ -86,6 +86,26 @@ var definitions = []Definition{
 		"run `kube-proxy --cleanup` on the node, or reboot it; if a kube-proxy still runs, delete its DaemonSet before, or say --services off"},
 }
 
+// Reporter is the component that reports a condition.
+type Reporter string
+
+// The reporters.
+const (
+	Agent      Reporter = "agent"      // on a Node, as a metric, in `twill status`
+	Controller Reporter = "controller" // on the object, in `twill status`
+	Command    Reporter = "command"    // `twill status` finds it, while it looks
+)
+
+// reporters are those of the conditions that are not an agent's.
+var reporters = map[Code]Reporter{
+	ServiceNotAllocated: Controller,
+	AgentSilent:         Command,
+	ClockAhead:          Command,
+}
+
+// Reporter returns the component that reports the condition; no other does.
+func (d Definition) Reporter() Reporter { return cmp.Or(reporters[d.Code], Agent) }
+
 // Definitions lists every condition there is.
 func Definitions() []Definition { return definitions }
 

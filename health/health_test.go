@@ -10,6 +10,16 @@ import (
 	"github.com/twill-net/twill/test/golden"
 )
 
+const introduction = `# Conditions
+
+Everything that can be wrong has a stable code. ` + "`twill status`" + ` lists what is wrong now. What an agent reports, its
+Node carries as a condition ` + "`Twill<code>`" + ` and its ` + "`/metrics`" + ` as ` + "`twill_condition{code=\"<code>\"}`" + `; what the
+controller reports, the object carries; the rest is found by the command when it looks.
+
+| code | reported by | what it means | what to do |
+|---|---|---|---|
+`
+
 const hostSection = `
 ## What can be wrong with a host
 
@@ -26,9 +36,9 @@ It reports what is certain; what depends on more than the rules say only ` + "`t
 func TestReference(t *testing.T) {
 	const path = "../docs/reference/conditions.md"
 	var b strings.Builder
-	b.WriteString("# Conditions\n\nEverything that can be wrong has a stable code. `twill status` lists what is wrong now, a Node carries it as a\ncondition `Twill<code>`, and `/metrics` as `twill_condition{code=\"<code>\"}`.\n\n| code | what it means | what to do |\n|---|---|---|\n")
+	b.WriteString(introduction)
 	for _, d := range Definitions() {
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", d.Code, d.Title, d.Remedy)
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", d.Code, d.Reporter(), d.Title, d.Remedy)
 	}
 	b.WriteString(hostSection)
 	for _, d := range HostDefinitions() {
