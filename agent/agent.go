@@ -186,6 +186,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { a.publisher.run(ctx); return nil })
 	g.Go(func() error { a.renewLease(ctx); return nil })
 	g.Go(func() error { a.followServiceProxy(ctx); return nil })
+	g.Go(func() error { a.followServiceRanges(ctx); return nil })
 	g.Go(func() error { a.loop(ctx, drift); return nil })
 	a.publishNodeOnChange()
 	return g.Wait()

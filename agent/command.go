@@ -37,6 +37,7 @@ func newOptions(flags *pflag.FlagSet) *options {
 		{name: "cni-bin-dir", help: "where the container runtime looks for executables: twill-cni is put there; empty: it is not"},
 		{name: "cni-conf-dir", help: "where the container runtime looks for network configuration: it is written there when pods can be attached; empty: it is not"},
 		{name: "external-ips", help: "ranges in which Services may take external IPs, separated by commas; default none"},
+		{name: "service-cidr", help: "ranges of cluster IPs, separated by commas: packets to those that no Service has are dropped; default what Kubernetes' ServiceCIDRs say"},
 		{name: "addresses", value: d.Addresses, help: "node: pods get addresses of the node's spec.podCIDRs; pools: of any block of a pool; auto: of the node's where these lie in a pool"},
 		{name: "services", value: d.Services, help: "on: this agent serves Services; off: another program on the node does, such as kube-proxy; auto: off where a kube-proxy is found"},
 		{name: "metrics-address", value: d.MetricsAddress, help: "where /metrics and /healthz are served; empty: nowhere"},
@@ -99,18 +100,30 @@ func (o *options) config() (Config, slog.Level, error) {
 		}
 		c.NodeIPs = append(c.NodeIPs, ip.Unmap())
 	}
-	for _, text := range strings.FieldsFunc(values["external-ips"], func(r rune) bool { return r == ',' }) {
-		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
-		if err != nil {
-			return c, 0, fmt.Errorf("--external-ips: %w", err)
-		}
-		c.ExternalIPs = append(c.ExternalIPs, prefix.Masked())
+	var err error
+	if c.ExternalIPs, err = prefixes("external-ips", values); err != nil {
+		return c, 0, err
+	}
+	if c.ServiceCIDRs, err = prefixes("service-cidr", values); err != nil {
+		return c, 0, err
 	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(values["log-level"])); err != nil {
 		return c, 0, fmt.Errorf("--log-level %q: use debug, info, warn or error", values["log-level"])
 	}
 	return c, level, c.Validate()
+}
+
+// prefixes reads an option that is a list of prefixes.
+func prefixes(name string, values map[string]string) (out []netip.Prefix, err error) {
+	for _, text := range strings.FieldsFunc(values[name], func(r rune) bool { return r == ',' }) {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			return nil, fmt.Errorf("--%s: %w", name, err)
+		}
+		out = append(out, prefix.Masked())
+	}
+	return out, nil
 }
 
 // Command is `twill agent`.

@@ -31,6 +31,9 @@ type Config struct {
 	// who may write a Service could else take over any address
 	// (CVE-2020-8554).
 	ExternalIPs []netip.Prefix
+	// ServiceCIDRs are the ranges of cluster IPs; empty: what Kubernetes says, if
+	// there is one.
+	ServiceCIDRs []netip.Prefix
 	// Addresses says of which ranges pods get addresses: AddressesAuto,
 	// AddressesOfNode or AddressesOfPools.
 	Addresses string

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,6 +25,8 @@ type apiServer struct {
 func (apiServer) Orchestrator() string { return "a test" }
 
 func (apiServer) ServiceProxy(context.Context) (bool, error) { return false, nil }
+
+func (apiServer) ServiceRanges(context.Context) ([]netip.Prefix, error) { return nil, nil }
 
 func (s apiServer) Get(context.Context, *api.Kind, api.Key) (api.Object, error) { return s.pod, s.err }
 

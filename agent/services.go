@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +39,9 @@ const (
 	proxyInterval = 10 * time.Second
 	// proxyRulesInterval is how often what a kube-proxy left is looked for.
 	proxyRulesInterval = time.Minute
+	// serviceRangesInterval is how often the ranges of cluster IPs are read, which
+	// hardly ever change.
+	serviceRangesInterval = time.Minute
 	// deletionTaint is what the cluster autoscaler gives a node that it is about to
 	// remove.
 	deletionTaint = "ToBeDeletedByClusterAutoscaler"
@@ -71,6 +76,30 @@ func (a *Agent) followServiceProxy(ctx context.Context) {
 			return
 		}
 		if !store.Pause(ctx, a.store, proxyInterval) {
+			return
+		}
+	}
+}
+
+// followServiceRanges keeps the planner in step with the ranges of cluster IPs. Of a
+// cluster that does not say them nothing is known, and nothing dropped.
+func (a *Agent) followServiceRanges(ctx context.Context) {
+	o, ok := a.store.(store.Orchestrated)
+	if len(a.config.ServiceCIDRs) > 0 || !ok {
+		_ = a.do(ctx, func() { a.planner.SetServiceRanges(a.config.ServiceCIDRs) })
+		return
+	}
+	var known []netip.Prefix
+	for {
+		now, err := o.ServiceRanges(ctx)
+		switch {
+		case err != nil:
+			a.log.Debug("look for the ranges of cluster IPs later", "error", err)
+		case !slices.Equal(now, known):
+			known = now
+			_ = a.do(ctx, func() { a.planner.SetServiceRanges(now) })
+		}
+		if !store.Pause(ctx, a.store, serviceRangesInterval) {
 			return
 		}
 	}

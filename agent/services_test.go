@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/twill-net/twill/dataplane/testnet"
 	"github.com/twill-net/twill/health"
+	"github.com/twill-net/twill/plan"
 	"github.com/twill-net/twill/store"
 	"github.com/twill-net/twill/store/memory"
 )
@@ -28,13 +30,16 @@ import (
 // asked for.
 type proxied struct {
 	*memory.Store
-	found bool
-	err   error
+	found  bool
+	ranges []netip.Prefix
+	err    error
 }
 
 func (*proxied) Orchestrator() string { return "a test" }
 
 func (p *proxied) ServiceProxy(context.Context) (bool, error) { return p.found, p.err }
+
+func (p *proxied) ServiceRanges(context.Context) ([]netip.Prefix, error) { return p.ranges, p.err }
 
 func TestWhoServesServices(t *testing.T) {
 	// A kube-proxy that is none of the cluster's objects, as in k3s.
@@ -70,6 +75,50 @@ func TestWhoServesServices(t *testing.T) {
 			got, err := a.shouldServe(t.Context(), test.serves, address)
 			if got != test.want || (err != nil) != test.wantsErr {
 				t.Errorf("serves %t, %v; want %t", got, err, test.want)
+			}
+		})
+	}
+}
+
+// TestServiceRangesAreTheStoresOrTheSettings: what is known of the ranges of cluster
+// IPs gets into the plan; where nothing is, nothing does.
+func TestServiceRangesAreTheStoresOrTheSettings(t *testing.T) {
+	kube, set := netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("10.1.0.0/16")
+	for _, c := range []struct {
+		name    string
+		setting []netip.Prefix
+		cluster store.Store
+		want    []string
+	}{
+		{"Kubernetes says them", nil, &proxied{Store: memory.New(), ranges: []netip.Prefix{kube}}, []string{"10.96.0.0"}},
+		{"the setting wins", []netip.Prefix{set}, &proxied{Store: memory.New(), ranges: []netip.Prefix{kube}}, []string{"10.1.0.0"}},
+		{"without Kubernetes", []netip.Prefix{set}, memory.New(), []string{"10.1.0.0"}},
+		{"Kubernetes has no such objects", nil, &proxied{Store: memory.New(), err: errors.New("404")}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := &Agent{config: Config{ServiceCIDRs: c.setting}, store: c.cluster, log: slog.New(slog.DiscardHandler),
+				work: make(chan func(), 1), planner: plan.NewPlanner("here")}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { a.followServiceRanges(ctx); close(ended) }()
+			if c.want != nil {
+				select {
+				case f := <-a.work:
+					f()
+				case <-time.After(10 * time.Second):
+					t.Fatal("the planner is not told")
+				}
+			}
+			cancel()
+			<-ended
+			var got []string
+			for k := range a.planner.Flush().Elements.All() {
+				if k.Set == "service-cidrs4" {
+					got = append(got, netip.AddrFrom4([4]byte([]byte(k.Key))).String())
+				}
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" || len(a.work) > 0 {
+				t.Errorf("ranges in the plan (-want +got):\n%s%d more changes", diff, len(a.work))
 			}
 		})
 	}

@@ -66,6 +66,8 @@ func (orchestrated) Orchestrator() string { return "a test" }
 
 func (orchestrated) ServiceProxy(context.Context) (bool, error) { return false, nil }
 
+func (orchestrated) ServiceRanges(context.Context) ([]netip.Prefix, error) { return nil, nil }
+
 func TestUnderAnOrchestratorOnlyWhatIsOursIsTouched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &cluster{T: t, Store: memory.New()}

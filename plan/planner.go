@@ -51,6 +51,7 @@ func NewPlanner(node string) *Planner {
 func (pl *Planner) SetUnderlay(u fabric.Underlay) {
 	pl.fabric.setUnderlay(u)
 	pl.services.setUnderlay(u)
+	pl.services.setHostNetworks(pl.fabric.reserved.networks())
 	pl.pods.replanAll()
 }
 
@@ -60,6 +61,7 @@ func (pl *Planner) SetUnderlay(u fabric.Underlay) {
 // reserved without being given here.
 func (pl *Planner) SetReserved(r []Reserved) {
 	pl.fabric.setReserved(slices.Clone(r))
+	pl.services.setHostNetworks(pl.fabric.reserved.networks())
 	pl.pods.replanAll()
 }
 
@@ -155,6 +157,11 @@ func (pl *Planner) Delete(kind *api.Kind, key api.Key) {
 func (pl *Planner) SetExternalIPRanges(ranges []netip.Prefix) {
 	pl.services.setExternalIPRanges(ranges)
 }
+
+// SetServiceRanges sets the ranges of which Services get cluster IPs, none at first.
+// Packets to addresses in them that no Service has are dropped, but for those of
+// nodes, pools and the host's own networks.
+func (pl *Planner) SetServiceRanges(ranges []netip.Prefix) { pl.services.setRanges(ranges) }
 
 // SetServices says whether the node is to serve Services, as it is at first; if
 // not, another program on it does. Host ports are served either way.

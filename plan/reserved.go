@@ -84,6 +84,15 @@ func (r *reservations) setHost(underlay fabric.Underlay, reserved []Reserved) {
 	slices.SortFunc(r.host, func(a, b Reserved) int { return a.Prefix.Compare(b.Prefix) })
 }
 
+// networks lists the prefixes that the host reaches by routes of its own.
+func (r *reservations) networks() []netip.Prefix {
+	out := make([]netip.Prefix, len(r.host))
+	for i, one := range r.host {
+		out[i] = one.Prefix
+	}
+	return out
+}
+
 // namedOverlaps is how many overlaps a message names.
 const namedOverlaps = 3
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
@@ -46,6 +47,10 @@ type servicePlanner struct {
 	clusterIPs holders[netip.Addr]
 
 	healthChecks *units[netip.AddrPort, HealthCheck]
+
+	ranges       []netip.Prefix // of cluster IPs
+	hostNetworks []netip.Prefix // that the host reaches by routes of its own
+	rangeRows    *units[ElementKey, Element]
 }
 
 // HostPort is a port of a node that is led to a pod on it.
@@ -107,6 +112,7 @@ func newServicePlanner(p *Plan, nodeName string) *servicePlanner {
 		rivals: map[frontendKey]map[owner]struct{}{}, lost: map[owner][]frontendKey{},
 		balancers: map[balancer]*balancerUse{}, clusterIPs: holders[netip.Addr]{},
 		healthChecks: newUnits(p.HealthChecks),
+		rangeRows:    newUnits(p.Elements),
 	}
 }
 
@@ -131,7 +137,42 @@ func (s *servicePlanner) setOff(off bool) {
 	s.off = off
 	planServiceMasquerade(s.plan, off)
 	planConntrack(s.plan, s.cpus, off)
+	s.planRanges()
 	s.replanAll()
+}
+
+// setRanges sets the ranges of cluster IPs, none at first. Packets to an address in
+// them that no Service has are dropped: they would leave the node by its default
+// route, in clear text for clients that still talk to a Service just deleted.
+func (s *servicePlanner) setRanges(ranges []netip.Prefix) {
+	s.ranges = slices.Clone(ranges)
+	s.planRanges()
+}
+
+// setHostNetworks sets the networks that the host reaches by routes of its own;
+// packets to them are never dropped.
+func (s *servicePlanner) setHostNetworks(networks []netip.Prefix) {
+	s.hostNetworks = networks
+	s.planRanges()
+}
+
+func (s *servicePlanner) planRanges() {
+	if s.off {
+		s.rangeRows.replace("", nil)
+		return
+	}
+	var b netipx.IPSetBuilder
+	for _, p := range s.ranges {
+		b.AddPrefix(p)
+	}
+	for _, p := range s.hostNetworks {
+		b.RemovePrefix(p)
+	}
+	set, err := b.IPSet()
+	if err != nil {
+		return // only invalid prefixes make an error, and there are none
+	}
+	s.rangeRows.replace("", rangeElements("service-cidrs", set.Prefixes()))
 }
 
 // setExternalIPRanges says in which ranges Services may take external IPs. At

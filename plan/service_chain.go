@@ -28,6 +28,8 @@ type serviceNames struct {
 
 	keepSource string // front ends whose backends shall see the client's address
 	clusterIPs string
+	// serviceCIDRs are the ranges of cluster IPs without the host's own networks.
+	serviceCIDRs string
 	// Host ports on every local address: protocol . port → pod, and these with the pod.
 	hostPorts, hostPortPods string
 
@@ -57,7 +59,7 @@ func namesWithSuffix(suffix string) *serviceNames {
 		all:        listNames{"ep" + suffix, "ep-slots" + suffix},
 		local:      listNames{"ep-local" + suffix, "ep-local-slots" + suffix},
 		keepSource: "svc-keep-source" + suffix,
-		clusterIPs: "cluster-ips" + suffix, hostPorts: "host-ports" + suffix, hostPortPods: "host-port-pods" + suffix, localPods: "local-pods" + suffix, hairpin: "hairpin" + suffix,
+		clusterIPs: "cluster-ips" + suffix, serviceCIDRs: "service-cidrs" + suffix, hostPorts: "host-ports" + suffix, hostPortPods: "host-port-pods" + suffix, localPods: "local-pods" + suffix, hairpin: "hairpin" + suffix,
 		localVerdict: string(Goto("services-local" + suffix)), rangesVerdict: string(Goto("services-ranges" + suffix)),
 		rangesRefuseVerdict: string(Goto("services-ranges-refuse" + suffix)),
 	}
@@ -103,11 +105,15 @@ func planServiceChains(p *Plan) {
 			R(Dispatch{frontend, n.outside}).WithComment("external traffic policy Local"),
 		}})
 
-		isNew := CtState{"new"}
+		isNew, unallocated := CtState{"new"}, InSet{Fields: Concat{f.dst}, Set: n.serviceCIDRs}
 		reject = append(reject,
 			R(isNew, Dispatch{frontend, n.none}),
 			R(isNew, InSet{Fields: Concat{f.dst}, Set: n.clusterIPs}, Goto(chainServicesRefuse)).
-				WithComment("a port that the service does not have"))
+				WithComment("a port that the service does not have"),
+			R(isNew, unallocated, LocalAddress{}, Return),
+			R(isNew, unallocated, InSet{Fields: Concat{f.dst}, Set: setNodes + f.suffix, Not: true},
+				InSet{Fields: Concat{f.dst}, Set: setPools + f.suffix, Not: true}, Drop).
+				WithComment("a cluster IP of no service"))
 	}
 	p.Chains.Set(chainServices, Chain{Rules: append(services, hostPortRules()...)})
 	p.Chains.Set(chainServicesReject, Chain{Rules: reject})
@@ -148,6 +154,7 @@ func planServiceSets(p *Plan, addr Type, n *serviceNames) {
 	p.Sets.Set(n.clusterIPs, Set{Key: []Type{addr}})
 	p.Sets.Set(n.hostPorts, Set{Key: []Type{InetProto, InetService}, Value: []Type{addr, InetService}})
 	p.Sets.Set(n.hostPortPods, Set{Key: []Type{InetProto, InetService, addr, InetService}})
+	p.Sets.Set(n.serviceCIDRs, Set{Key: []Type{addr}, Interval: true})
 	p.Sets.Set(n.localPods, Set{Key: []Type{addr}})
 	p.Sets.Set(n.hairpin, Set{Key: []Type{addr, addr}})
 }

@@ -133,6 +133,9 @@ type Orchestrated interface {
 	// ServiceProxy says whether the cluster runs a program on its nodes that serves
 	// Services, such as kube-proxy.
 	ServiceProxy(ctx context.Context) (bool, error)
+	// ServiceRanges lists the ranges of which Services get cluster IPs. Clusters
+	// that do not say it return an error.
+	ServiceRanges(ctx context.Context) ([]netip.Prefix, error)
 }
 
 // Unreadable is a stored value that is no object: someone else wrote it, or

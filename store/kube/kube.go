@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	json "github.com/go-json-experiment/json/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
@@ -130,6 +132,30 @@ func (s *Store) ServiceProxy(ctx context.Context) (bool, error) {
 	}
 	seen := set.Status.ObservedGeneration >= set.Metadata.Generation // else it was just made
 	return !seen || set.Status.DesiredNumberScheduled > 0, nil
+}
+
+// ServiceRanges implements store.Orchestrated by the ServiceCIDR objects, which
+// clusters have from Kubernetes 1.33 on.
+func (s *Store) ServiceRanges(ctx context.Context) (ranges []netip.Prefix, err error) {
+	body, err := s.call(ctx, func() *rest.Request { return s.client.Get().AbsPath("/apis/networking.k8s.io/v1/servicecidrs") })
+	var list networkingv1.ServiceCIDRList
+	if err == nil {
+		err = json.Unmarshal(body, &list)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list ServiceCIDRs: %w", err)
+	}
+	for _, object := range list.Items {
+		for _, text := range object.Spec.CIDRs {
+			prefix, err := netip.ParsePrefix(text)
+			if err != nil {
+				return nil, fmt.Errorf("ServiceCIDR %s: %w", object.Name, err)
+			}
+			ranges = append(ranges, prefix.Masked())
+		}
+	}
+	slices.SortFunc(ranges, netip.Prefix.Compare)
+	return slices.Compact(ranges), nil
 }
 
 // Get implements store.Store. Of a pod it answers also before that has an
