@@ -49,7 +49,11 @@ type Agent struct {
 	podsHere  podsHere
 	addresses addresses
 	running   context.Context // ends with Run; for what outlives a request
-	podMTU    atomic.Int64    // of a pod that is attached now; 0: not all intent was seen yet
+	machine   identity        // holds the lease of the node's name
+	held      chan struct{}   // closed when it does
+	sightings sightings       // belongs to renewLease
+	contest   contest
+	podMTU    atomic.Int64 // of a pod that is attached now; 0: not all intent was seen yet
 
 	carries       atomic.Bool // all intent was seen and is true in the kernel, or was once
 	leavesCluster atomic.Bool // the node's object is being removed
@@ -85,7 +89,8 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 		work:     make(chan func(), WorkAtOnce),
 		planner:  plan.NewPlanner(config.NodeName),
 		checks:   healthcheck.New(log),
-		unsynced: map[string]struct{}{}, serves: true, allKnown: make(chan struct{}), planned: make(chan struct{}),
+		unsynced: map[string]struct{}{}, serves: true, held: make(chan struct{}), sightings: sightings{},
+		contest: newContest(), allKnown: make(chan struct{}), planned: make(chan struct{}),
 		pools: map[string]*api.IPPool{}, nodes: map[string][]netip.Addr{}, progress: newProgress(), onHost: map[ipam.Holder]struct{}{},
 	}
 	a.metrics = newMetrics(a)
@@ -93,6 +98,10 @@ func New(config Config, s store.Store, log *slog.Logger) (*Agent, error) {
 
 	a.health.OnChange(a.publisher.nodeChanged)
 
+	var err error
+	if a.machine, err = thisMachine(); err != nil {
+		return nil, err
+	}
 	host, err := route.ReadHost()
 	if err != nil {
 		return nil, err
@@ -152,6 +161,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.unsynced[kind.Plural] = struct{}{}
 	}
 	a.unsynced[whoServes] = struct{}{}
+	a.unsynced[leaseHeld] = struct{}{}
 	a.health.Set(health.NotSynced, "", "waiting for the first lists")
 	for _, kind := range followed {
 		g.Go(func() error { a.follow(ctx, kind); return nil })
@@ -183,8 +193,16 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		return nil
 	})
-	g.Go(func() error { a.publisher.run(ctx); return nil })
-	g.Go(func() error { a.renewLease(ctx); return nil })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-a.held: // before, the node's object may be another machine's
+			a.publisher.run(ctx)
+		}
+		return nil
+	})
+	g.Go(func() error { return a.renewLease(ctx) })
+	g.Go(func() error { a.settleContest(ctx); return nil })
 	g.Go(func() error { a.followServiceProxy(ctx); return nil })
 	g.Go(func() error { a.followServiceRanges(ctx); return nil })
 	g.Go(func() error { a.loop(ctx, drift); return nil })

@@ -237,6 +237,9 @@ func (a *Agent) awaitPlan(ctx context.Context) {
 // the runtime tries again.
 func (a *Agent) newPodMTU() (int, error) {
 	mtu := a.podMTU.Load()
+	if mtu == 0 && a.health.Has(health.NodeNameTaken) {
+		return 0, fmt.Errorf("%w: another machine has the name of node %s: see the agent's log", cni.ErrTryAgain, a.config.NodeName)
+	}
 	if mtu == 0 {
 		return 0, fmt.Errorf("%w: the agent is not yet in step with the store: see `twill status`", cni.ErrTryAgain)
 	}

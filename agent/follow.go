@@ -23,6 +23,9 @@ var followed = []*api.Kind{
 	api.WorkloadEndpointKind, api.ServiceKind, api.EndpointSliceKind, api.NetworkPolicyKind,
 }
 
+// leaseHeld is known when this machine holds the lease of the node's name.
+const leaseHeld = "lease"
+
 // follow keeps the planner in step with one kind until ctx ends.
 func (a *Agent) follow(ctx context.Context, kind *api.Kind) {
 	store.Follow(ctx, a.store, kind, store.Handler{
@@ -60,6 +63,7 @@ func (a *Agent) known(ctx context.Context, what string) {
 	if a.synced() {
 		a.surveyHost()
 		close(a.allKnown)
+		a.followContest()
 		a.followUnderlay() // the addresses of the store are known now
 		a.health.Clear(health.NotSynced, "")
 		a.log.Info("in step with the store", "node", a.config.NodeName)
@@ -90,6 +94,7 @@ func (a *Agent) put(obj api.Object) {
 	case *corev1.Node:
 		a.ipam.SetWanted(o.Name, api.NodeWants(o))
 		a.holdNode(o.Name, api.NodeAddresses(o))
+		a.followContest()
 		if o.Name == a.config.NodeName {
 			a.ipam.SetNode(o.Labels, a.rangesOf(o))
 			a.leavesCluster.Store(leaves(o))
@@ -127,6 +132,7 @@ func (a *Agent) deleted(kind *api.Kind, key api.Key) {
 	case api.NodeKind:
 		a.ipam.SetWanted(key.Name, nil)
 		a.holdNode(key.Name, nil)
+		a.followContest()
 		if key.Name == a.config.NodeName {
 			a.publishNodeOnChange()
 		}

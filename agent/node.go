@@ -1,16 +1,13 @@
 package agent
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"maps"
 	"net/netip"
 	"runtime"
 	"strings"
 	"time"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,11 +16,7 @@ import (
 	"github.com/twill-net/twill/fabric"
 	"github.com/twill-net/twill/health"
 	"github.com/twill-net/twill/ipam"
-	"github.com/twill-net/twill/store"
 )
-
-// leaseDuration is how long an agent may be silent before it counts as gone.
-const leaseDuration = 15 * time.Second
 
 // publishNodeOnChange brings the node's object up to date: its addresses, what
 // it receives, and what is wrong with it. Where others say what the node's address
@@ -33,9 +26,13 @@ func (a *Agent) publishNodeOnChange() {
 		return
 	}
 	receives, serves, underlay, wants := a.planner.Receives(), a.serves, a.underlay.found, a.addresses.wanted()
+	claim, known := a.addressClaim()
 	a.publisher.publishNode(func(n *corev1.Node) {
 		a.describeNode(n, receives, serves, underlay)
 		api.SetNodeWants(n, wants)
+		if known {
+			api.SetNodeAddressClaim(n, claim)
+		}
 	})
 }
 
@@ -129,42 +126,4 @@ func nodeConditions(old []corev1.NodeCondition, current []health.Condition) []co
 		})
 	}
 	return out
-}
-
-// renewLease tells the others, as long as ctx lasts, that the agent lives.
-func (a *Agent) renewLease(ctx context.Context) {
-	for {
-		began := time.Now()
-		if err := a.writeLease(ctx); err != nil && ctx.Err() == nil {
-			a.log.Debug("renew the lease later", "error", err)
-		}
-		if !a.progress.pause(ctx, a.store, began) {
-			return
-		}
-	}
-}
-
-func (a *Agent) writeLease(ctx context.Context) error {
-	key := api.Key{Namespace: api.LeaseNamespace, Name: api.LeaseName(a.config.NodeName)}
-	seconds := int32(leaseDuration / time.Second)
-	now := metav1.NowMicro()
-	programmed := mustJSON(a.progress.now())
-	spec := coordinationv1.LeaseSpec{HolderIdentity: &a.config.NodeName, LeaseDurationSeconds: &seconds, RenewTime: &now}
-
-	got, err := a.store.Get(ctx, api.LeaseKind, key)
-	if errors.Is(err, store.ErrNotFound) {
-		lease := api.LeaseKind.New().(*coordinationv1.Lease)
-		lease.Namespace, lease.Name, lease.Spec = key.Namespace, key.Name, spec
-		lease.Annotations = map[string]string{api.ProgrammedAnnotation: programmed}
-		_, err = a.store.Create(ctx, lease)
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	lease := got.(*coordinationv1.Lease).DeepCopy()
-	lease.Spec = spec
-	metav1.SetMetaDataAnnotation(&lease.ObjectMeta, api.ProgrammedAnnotation, programmed)
-	_, err = a.store.Update(ctx, lease)
-	return err
 }

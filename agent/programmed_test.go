@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"io"
-	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -60,11 +58,11 @@ func countRenewals(t *testing.T, s store.Store) *renewals {
 func TestProgrammedIsPublishedAtABoundedRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memory.New()
-		a := &Agent{config: Config{NodeName: "node01"}, store: s, progress: newProgress(), log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+		a := leaseAgent(s, "host_boot.1")
 		r := countRenewals(t, s)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		go a.renewLease(ctx)
+		go func() { _ = a.renewLease(ctx) }()
 		writes := func(d time.Duration, during func()) int {
 			before, _ := r.seen()
 			if during != nil {

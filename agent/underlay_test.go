@@ -9,6 +9,7 @@ import (
 
 	"github.com/twill-net/twill/dataplane/testnet"
 	"github.com/twill-net/twill/health"
+	"github.com/twill-net/twill/ipam"
 	"github.com/twill-net/twill/plan"
 )
 
@@ -25,7 +26,7 @@ func TestFollowUnderlay(t *testing.T) {
 
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	a := &Agent{
-		log: log, publisher: newPublisher(apiServer{}, "n", log), health: &health.Tracker{}, planner: plan.NewPlanner("n"),
+		log: log, publisher: newPublisher(apiServer{}, "n", log), health: &health.Tracker{}, planner: plan.NewPlanner("n"), ipam: &ipam.Allocator{},
 		config: Config{NodeName: "n"},
 	}
 	told := func(addresses ...string) {

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // ReceivesAnnotation on a Node holds what the node can receive, as JSON of
@@ -26,6 +28,17 @@ const ServicesAnnotation = GroupTwill + "/services"
 // addresses and finds none free, as prefixes separated by commas. Nodes that own an
 // empty block there give one back. The agent removes it when it has an address.
 const WantsAnnotation = GroupTwill + "/wants-blocks"
+
+// AddressClaimAnnotation on a Node is the time (RFC 3339) at which its agent found
+// that no other Node with one of its addresses has a living agent. It is there as
+// long as another Node has one. Of Nodes with one address, that with the latest claim
+// has it.
+const AddressClaimAnnotation = GroupTwill + "/address-claim"
+
+// ContenderAnnotation on the Lease of a node's agent names a machine whose agent has
+// the same node name and does nothing while the holder lives, and the time (RFC 3339)
+// at which it last said so.
+const ContenderAnnotation = GroupTwill + "/contender"
 
 // LeaseNamespace holds the agents' leases, one a node under LeaseName: renewed
 // while the agent is alive, and watched by nobody, so that heartbeats don't fan
@@ -90,6 +103,24 @@ func SetNodeWants(n *corev1.Node, ranges []netip.Prefix) {
 		texts[i] = prefix.String()
 	}
 	n.Annotations[WantsAnnotation] = strings.Join(texts, ",")
+}
+
+// NodeAddressClaim reads the node's AddressClaimAnnotation; zero if it has none.
+func NodeAddressClaim(n *corev1.Node) time.Time {
+	claim, err := time.Parse(time.RFC3339Nano, n.Annotations[AddressClaimAnnotation])
+	if err != nil {
+		return time.Time{}
+	}
+	return claim
+}
+
+// SetNodeAddressClaim writes the node's AddressClaimAnnotation, or removes it if the
+// time is zero. The map of annotations must not be shared.
+func SetNodeAddressClaim(n *corev1.Node, claim time.Time) {
+	delete(n.Annotations, AddressClaimAnnotation)
+	if !claim.IsZero() {
+		metav1.SetMetaDataAnnotation(&n.ObjectMeta, AddressClaimAnnotation, claim.UTC().Format(time.RFC3339Nano))
+	}
 }
 
 // NodeAddresses returns the node's internal addresses, at most one of a family,

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/twill-net/twill/api"
 )
@@ -52,6 +53,20 @@ type Peer struct {
 	Name     string
 	Addrs    []netip.Addr // at most one of a family
 	Receives api.Receives
+	// Claim and Created decide which of several peers has an address.
+	Claim, Created time.Time
+}
+
+// Precedes says which of two peers that have one address gets its packets: the
+// one with the later claim, else the one whose Node is older, else by name.
+func (p Peer) Precedes(other Peer) bool {
+	if c := p.Claim.Compare(other.Claim); c != 0 {
+		return c > 0
+	}
+	if c := p.Created.Compare(other.Created); c != 0 {
+		return c < 0
+	}
+	return p.Name < other.Name
 }
 
 // Addr returns the peer's address of a family, if it has one.

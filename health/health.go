@@ -28,6 +28,8 @@ const (
 	NotSynced            Code = "NotSynced"
 	DataplaneWriteFailed Code = "DataplaneWriteFailed"
 	NodeAddressLost      Code = "NodeAddressLost"
+	NodeNameTaken        Code = "NodeNameTaken"
+	NodeAddressTaken     Code = "NodeAddressTaken"
 	NoPathToNode         Code = "NoPathToNode"
 	PoolOverlap          Code = "PoolOverlap"
 	ObjectInvalid        Code = "ObjectInvalid"
@@ -54,6 +56,10 @@ var definitions = []Definition{
 		"read the detail; `twill plan NODE` prints the whole plan"},
 	{NodeAddressLost, "no device has the node's address any more; what is programmed stays",
 		"give the device an address and the node a default route, or correct --node-ip"},
+	{NodeNameTaken, "two machines have one node's name; the agent of the second does nothing",
+		"give one of them another name (--node-name, or the host's name) and restart its agent"},
+	{NodeAddressTaken, "another Node has the address of this node; only one of them can be reached",
+		"delete the Node that is not in use any more, such as of a host that was renamed, or give one of the hosts another address"},
 	{NoPathToNode, "no back end can carry packets to a node",
 		"compare `twill fabric get` with what the peer receives (`twill describe node`)"},
 	{PoolOverlap, "a range of pod addresses overlaps addresses that nodes need; blocks and pods in the overlap are not routed",

@@ -90,6 +90,7 @@ func (f *fabricPlanner) setConfig(c *api.FabricConfiguration) {
 func (f *fabricPlanner) setPeer(p fabric.Peer) (changed []netip.Addr) {
 	changed = f.reserve(p.Name, p.Addrs)
 	f.peers[p.Name] = p
+	f.dirtySharers(p.Addrs)
 	f.dirty[p.Name] = struct{}{}
 	nodes := map[ElementKey]Element{}
 	for _, a := range p.Addrs {
@@ -100,8 +101,10 @@ func (f *fabricPlanner) setPeer(p fabric.Peer) (changed []netip.Addr) {
 }
 
 func (f *fabricPlanner) deletePeer(name string) (changed []netip.Addr) {
+	addrs := f.peers[name].Addrs
 	changed = f.reserve(name, nil)
 	delete(f.peers, name)
+	f.dirtySharers(addrs)
 	f.dirty[name] = struct{}{}
 	f.elements.replace("node/"+name, nil)
 	return changed
@@ -111,6 +114,7 @@ func (f *fabricPlanner) deletePeer(name string) (changed []netip.Addr) {
 // that contain one which is new or gone.
 func (f *fabricPlanner) reserve(node string, addrs []netip.Addr) (changed []netip.Addr) {
 	changed = f.reserved.setNode(node, f.peers[node].Addrs, addrs)
+	f.dirtySharers(changed)
 	for _, a := range changed {
 		f.overlapsDirty = true
 		for bits := range a.BitLen() + 1 {
@@ -285,7 +289,7 @@ func (f *fabricPlanner) planPeer(name string) {
 	fdb := map[FDBKey]netip.Addr{}
 	problems := map[string]struct{}{} // blocks may have the same
 
-	peer, known := f.peers[name]
+	peer, known := f.reachedBy(name)
 	delete(f.unrouted, name)
 	for blockName := range f.byNode[name] {
 		b := f.blocks[blockName]

@@ -116,7 +116,10 @@ func (pl *Planner) putNode(n *corev1.Node) error {
 		pl.services.setNode(n.Labels[corev1.LabelTopologyZone], n.Status.Capacity.Cpu().Value(), addrs)
 	}
 	receives, err := api.NodeReceives(n)
-	pl.pods.dirtyAddresses(pl.fabric.setPeer(fabric.Peer{Name: n.Name, Addrs: addrs, Receives: receives}))
+	pl.pods.dirtyAddresses(pl.fabric.setPeer(fabric.Peer{
+		Name: n.Name, Addrs: addrs, Receives: receives,
+		Claim: api.NodeAddressClaim(n), Created: n.CreationTimestamp.Time,
+	}))
 	return err
 }
 

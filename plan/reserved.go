@@ -63,6 +63,16 @@ func (r *reservations) setNode(name string, before, after []netip.Addr) (changed
 	return changed
 }
 
+// nodesAt lists the nodes that have an address, by name.
+func (r *reservations) nodesAt(a netip.Addr) []nodeAddress {
+	first, _ := slices.BinarySearchFunc(r.nodes, nodeAddress{addr: a}, nodeAddress.compare)
+	last := first
+	for last < len(r.nodes) && r.nodes[last].addr == a {
+		last++
+	}
+	return r.nodes[first:last]
+}
+
 // setHost replaces what the host reserves. The networks of the underlay's
 // addresses are always reserved: nodes that are not in the store yet are there.
 func (r *reservations) setHost(underlay fabric.Underlay, reserved []Reserved) {
@@ -134,9 +144,8 @@ func (r *reservations) overlaps(p netip.Prefix) (what string, captured bool) {
 // holds says whether an address is reserved by itself, and for what: a route to a
 // pod with this address would lead packets away from it.
 func (r *reservations) holds(a netip.Addr) (what string, reserved bool) {
-	i, _ := slices.BinarySearchFunc(r.nodes, nodeAddress{addr: a}, nodeAddress.compare)
-	if i < len(r.nodes) && r.nodes[i].addr == a {
-		return "the address of node " + r.nodes[i].node, true
+	if nodes := r.nodesAt(a); len(nodes) > 0 {
+		return "the address of node " + nodes[0].node, true
 	}
 	one, ok := r.byPrefix[netip.PrefixFrom(a, a.BitLen())]
 	return one.What, ok && !one.Local

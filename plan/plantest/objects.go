@@ -94,6 +94,12 @@ func (w *World) node() Event {
 		panic(err) // of a map of our own
 	}
 	n.Annotations = map[string]string{api.ReceivesAnnotation: string(text)}
+	if w.odd(20) {
+		n.Annotations[api.AddressClaimAnnotation] = pick(w, "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "x")
+	}
+	if w.odd(20) {
+		n.CreationTimestamp = metav1.NewTime(time.Unix(int64(1e9+w.IntN(2)), 0))
+	}
 	switch {
 	case w.odd(10):
 		n.Annotations[api.ReceivesAnnotation] = pick(w, "{", `{"vxlan":{"mac":"x","vni":1,"port":8472}}`, "null")
