@@ -166,23 +166,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, kind := range followed {
 		g.Go(func() error { a.follow(ctx, kind); return nil })
 	}
-	drift := make(chan struct{}, 1)
-	drifted := func() {
-		select {
-		case drift <- struct{}{}:
-		default:
-		}
-	}
-	rulesChanged := make(chan struct{}, 1)
-	changed := func() {
-		select {
-		case rulesChanged <- struct{}{}:
-		default:
-		}
-	}
-	g.Go(func() error { return ended(ctx, "watch nftables", a.nft.Watch(ctx, drifted, changed)) })
-	g.Go(func() error { a.watchConflicts(ctx, rulesChanged); return nil })
-	g.Go(func() error { return ended(ctx, "watch rtnetlink", a.route.Watch(ctx, drifted)) })
+	drift, host, rules := make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
+	drifted, hostChanged, rulesChanged := func() { wake(drift) }, func() { wake(host) }, func() { wake(rules) }
+	g.Go(func() error { return ended(ctx, "watch nftables", a.nft.Watch(ctx, drifted, rulesChanged)) })
+	g.Go(func() error { a.watchConflicts(ctx, rules); return nil })
+	g.Go(func() error { return ended(ctx, "watch rtnetlink", a.route.Watch(ctx, drifted, hostChanged)) })
 	g.Go(func() error { return ended(ctx, "serve CNI", cni.Serve(ctx, listener, a, a.log)) })
 	g.Go(func() error { return ended(ctx, "serve metrics", a.metrics.serve(ctx, a.config.MetricsAddress)) })
 	g.Go(func() error {
@@ -205,9 +193,17 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { a.settleContest(ctx); return nil })
 	g.Go(func() error { a.followServiceProxy(ctx); return nil })
 	g.Go(func() error { a.followServiceRanges(ctx); return nil })
-	g.Go(func() error { a.loop(ctx, drift); return nil })
+	g.Go(func() error { a.loop(ctx, drift, host); return nil })
 	a.publishNodeOnChange()
 	return g.Wait()
+}
+
+// wake puts an element into a channel that has room for one.
+func wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // ended turns the end of a part into an error unless the agent is stopping.
@@ -239,7 +235,7 @@ func (a *Agent) do(ctx context.Context, f func()) error {
 }
 
 // loop takes in what happened, a burst at a time, and makes the plan true.
-func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
+func (a *Agent) loop(ctx context.Context, drift, host <-chan struct{}) {
 	const minRetry, maxRetry = 100 * time.Millisecond, 5 * time.Second
 	retryAfter := minRetry
 	retry := time.NewTimer(time.Hour)
@@ -258,6 +254,7 @@ func (a *Agent) loop(ctx context.Context, drift <-chan struct{}) {
 			a.drain()
 		case <-drift:
 			drifted = true
+		case <-host:
 			a.followUnderlay()
 			a.surveyHost()
 		case <-sysctls.C:

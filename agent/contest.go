@@ -55,10 +55,7 @@ func (a *Agent) followContest() {
 		return
 	}
 	a.publishNodeOnChange()
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
+	wake(c.wake)
 }
 
 // addressClaim is what the node's object says; unknown before all is synced.

@@ -44,9 +44,16 @@ func (k *Kernel) Apply(p *plan.Plan) (writes int, err error) {
 	if !k.drifted() {
 		drift = nil
 	}
+	host := k.host
+	if !k.takeHostChanged() {
+		host = nil
+	}
 	k.mu.Unlock()
 	if drift != nil {
 		drift()
+	}
+	if host != nil {
+		host()
 	}
 	return a.writes, a.err()
 }

@@ -1,11 +1,13 @@
 package route_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/twill-net/twill/dataplane/route"
@@ -316,6 +318,65 @@ func TestDetectUnderlay(t *testing.T) {
 	refuse("no device has the node address 203.0.113.1", "203.0.113.1")
 	refuse("on different devices", "192.0.2.1", "198.51.100.1")
 	refuse("loopback", "127.0.0.1")
+}
+
+// TestWatchTellsOfTheHost: what the agent reads of devices that aren't ours is read
+// again when it changes, and not when only what is ours does.
+func TestWatchTellsOfTheHost(t *testing.T) {
+	a, _ := twoNodes(t)
+	a.planTunnel(false)
+	a.apply()
+	changes := make(chan struct{}, 1000)
+	ctx, cancel := context.WithCancel(t.Context())
+	watched := make(chan error)
+	go func() { watched <- a.kernel.Watch(ctx, func() {}, func() { changes <- struct{}{} }) }()
+	defer func() {
+		cancel()
+		if err := <-watched; err != nil {
+			t.Error(err)
+		}
+	}()
+	// The first reading is told once Watch runs.
+	for deadline := time.Now().Add(patience); len(changes) == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("not told of the first reading")
+		}
+		a.kernel.Resync()
+		a.apply()
+	}
+	for _, c := range []struct {
+		command string
+		want    bool
+	}{
+		{"ip link set eth0 mtu 1400", true},
+		{"ip link set twill-vxlan mtu 1300", false},
+		{"ip addr add 203.0.113.7/32 dev eth0", true},
+		{"ip route add default via 203.0.113.8 dev eth0 onlink", true},
+		{"ip route add 198.51.100.0/24 dev eth0", false},
+		{"ip route replace default via 203.0.113.8 dev eth0 onlink metric 7", true},
+		{"ip link add br0 type bridge", false},
+		{"ip link set br0 up", true},
+		{"ip addr del 203.0.113.7/32 dev eth0", true},
+		{"ip link set eth0 down", true},
+		{"ip link set eth0 name nic0", true},
+	} {
+		for len(changes) > 0 {
+			<-changes
+		}
+		if out, err := a.ns.Command("sh", "-c", c.command).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %s", c.command, out)
+		}
+		select {
+		case <-changes:
+			if !c.want {
+				t.Errorf("%s: taken for a change of the host", c.command)
+			}
+		case <-time.After(map[bool]time.Duration{true: 2 * time.Second, false: 100 * time.Millisecond}[c.want]):
+			if c.want {
+				t.Errorf("%s: not noticed", c.command)
+			}
+		}
+	}
 }
 
 // large is a plan of many peers with many routes each.

@@ -137,7 +137,7 @@ func TestOwnWritesAreNoDrift(t *testing.T) {
 	watched := make(chan error)
 	a.planTunnel(false)
 	a.apply()
-	go func() { watched <- a.kernel.Watch(ctx, func() { calls <- struct{}{} }) }()
+	go func() { watched <- a.kernel.Watch(ctx, func() { calls <- struct{}{} }, func() {}) }()
 	for range 3 {
 		a.viaTunnel(b, false)
 		a.apply()

@@ -75,13 +75,15 @@ func (e *events) rearm() { _ = e.file.SetReadDeadline(time.Time{}) }
 // news is the last thing heard of each object: older news of the same object
 // would only look like somebody else's changes.
 type news struct {
-	lost       bool // notifications were lost
-	links      map[int]linkNews
-	addresses  map[addressAt]bool
-	neighbours map[neighbourAt]neighbourMessage
-	fdb        map[fdbAt]neighbourMessage
-	routes     map[netip.Prefix]routeNews
-	settings   map[settingAt]string
+	lost bool // notifications were lost
+	// defaultRoute: one that isn't ours came, went or changed.
+	defaultRoute bool
+	links        map[int]linkNews
+	addresses    map[addressAt]bool
+	neighbours   map[neighbourAt]neighbourMessage
+	fdb          map[fdbAt]neighbourMessage
+	routes       map[netip.Prefix]routeNews
+	settings     map[settingAt]string
 	// replaced and freed are prefixes of which a foreign route took the place,
 	// or left it.
 	replaced, freed map[netip.Prefix]struct{}
@@ -216,6 +218,7 @@ func (n *news) takeLink(m syscall.NetlinkMessage) {
 
 func (n *news) takeRoute(m syscall.NetlinkMessage) {
 	r, ok := parseRoute(m.Data)
+	n.defaultRoute = n.defaultRoute || ok && r.prefix.Bits() == 0 && r.protocol != plan.RouteProtocol
 	if !ok || !r.main {
 		return
 	}

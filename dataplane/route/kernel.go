@@ -27,11 +27,15 @@ type Kernel struct {
 	wasRead   bool
 	mended    uint64 // writes that undid what another program did
 	drift     func()
+	host      func()
 	originals originals // of sysctls
 
 	names   map[int]string // every device, by index
 	indexes map[string]int
 	up      map[string]bool
+
+	hostLinks   map[int]hostLink // by index
+	hostChanged bool             // and host was not called
 
 	sysctls    *belief[string, string]
 	links      *belief[string, device]
@@ -77,6 +81,7 @@ func newKernel(log *slog.Logger) *Kernel {
 		names:      map[int]string{},
 		indexes:    map[string]int{},
 		up:         map[string]bool{},
+		hostLinks:  map[int]hostLink{},
 		sysctls:    newBelief(func(path string, _ string) string { return sysctlLink(path) }),
 		links:      newBelief(func(name string, _ device) string { return name }),
 		addresses:  newBelief(func(a plan.AddressKey, _ struct{}) string { return a.Link }),

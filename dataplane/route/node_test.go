@@ -209,7 +209,7 @@ func (n *node) watch() {
 			case drift <- struct{}{}:
 			default:
 			}
-		}); err != nil {
+		}, func() {}); err != nil {
 			n.t.Error(err)
 		}
 	})

@@ -82,6 +82,7 @@ func (k *Kernel) readLinks(p *plan.Plan) error {
 		return fmt.Errorf("read links: %w", err)
 	}
 	k.names, k.indexes, k.up = map[int]string{}, map[string]int{}, map[string]bool{}
+	k.hostLinks, k.hostChanged = map[int]hostLink{}, true
 	k.links.reset()
 	for _, m := range messages {
 		name, d, ok := parseLink(m)
@@ -89,6 +90,9 @@ func (k *Kernel) readLinks(p *plan.Plan) error {
 			return errors.New("read links: the kernel's answer can't be understood")
 		}
 		k.names[d.index], k.indexes[name], k.up[name] = name, d.index, d.up
+		if !ours(name) {
+			k.hostLinks[d.index] = hostLink{name, d.mtu, d.up}
+		}
 		if _, wanted := p.Links.Get(name); wanted || ours(name) {
 			k.links.set(name, d)
 		}

@@ -9,16 +9,17 @@ import (
 
 // Watch calls drift whenever something of ours was changed by others, or went
 // away with its device, or may work now after it failed; the next Apply mends
-// it. It calls drift also when a device that isn't ours gets or loses an address:
-// it may be the node's. It returns nil when ctx ends. drift is called from several goroutines;
-// it must neither block nor call Apply itself.
-func (k *Kernel) Watch(ctx context.Context, drift func()) error {
+// it. It calls host whenever something changed of which ReadHost may read something
+// else now: an address, a default route, or the name, the MTU or the state of a device
+// that isn't ours. It returns nil when ctx ends. Both are called from several
+// goroutines; they must neither block nor call Apply themselves.
+func (k *Kernel) Watch(ctx context.Context, drift, host func()) error {
 	k.mu.Lock()
-	k.drift = drift
+	k.drift, k.host = drift, host
 	k.mu.Unlock()
 	defer func() {
 		k.mu.Lock()
-		k.drift = nil
+		k.drift, k.host = nil, nil
 		k.mu.Unlock()
 	}()
 	k.events.rearm()
@@ -33,17 +34,55 @@ func (k *Kernel) Watch(ctx context.Context, drift func()) error {
 		}
 		k.mu.Lock()
 		pending := k.unread // the caller is about to apply, or was told already
-		k.unread = k.unread || lost
+		k.unread, k.hostChanged = k.unread || lost, k.hostChanged || lost
 		k.settle()
 		drifted := !pending && k.drifted()
 		if drifted {
 			k.log.Debug("drift: what is ours in the kernel was changed", "links", len(k.links.changed), "addresses", len(k.addresses.changed),
 				"neighbours", len(k.neighbours.changed), "forwarding", len(k.fdb.changed), "routes", len(k.routes.changed), "all", k.unread)
 		}
+		changed := k.takeHostChanged()
 		k.mu.Unlock()
 		if drifted {
 			drift()
 		}
+		if changed {
+			host()
+		}
+	}
+}
+
+// takeHostChanged says, once, that the host changed.
+func (k *Kernel) takeHostChanged() bool {
+	changed := k.hostChanged && k.host != nil
+	k.hostChanged = k.hostChanged && !changed
+	return changed
+}
+
+// hostLink is what matters of a device that isn't ours.
+type hostLink struct {
+	name string
+	mtu  int
+	up   bool
+}
+
+// learnHost notes whether the host changed in a way that matters. Devices that come
+// and go do not matter: their addresses do.
+func (k *Kernel) learnHost(n news) {
+	k.hostChanged = k.hostChanged || n.lost || n.defaultRoute
+	for index, l := range n.links {
+		now := hostLink{l.name, l.device.mtu, l.device.up}
+		before, known := k.hostLinks[index]
+		switch {
+		case l.gone:
+			delete(k.hostLinks, index)
+		case !ours(l.name):
+			k.hostLinks[index] = now
+			k.hostChanged = k.hostChanged || known && before != now
+		}
+	}
+	for at := range n.addresses {
+		k.hostChanged = k.hostChanged || !at.prefix.Addr().IsLinkLocalUnicast()
 	}
 }
 
@@ -59,6 +98,7 @@ func (k *Kernel) drifted() bool {
 func (k *Kernel) settle() { k.learn(k.events.read()) }
 
 func (k *Kernel) learn(n news) {
+	k.learnHost(n)
 	if n.lost {
 		k.log.Debug("netlink notifications were lost; the kernel is read again")
 		k.unread = true

@@ -56,3 +56,51 @@ func TestNodeAddressChanges(t *testing.T) {
 		t.Error(out)
 	}
 }
+
+// TestMTUFollows changes the MTU of a node's device while its agent runs: the tunnel
+// and new pods get what is left of it, pods that run keep theirs.
+func TestMTUFollows(t *testing.T) {
+	needPrograms(t)
+	web := []lab.Port{{Port: 80}}
+	c := newCluster(t, []pod{{name: "default/old", node: "node01", ports: web}, {name: "default/there", node: "node02", ports: web}})
+	mtu := func(place lab.Place, link string) string {
+		t.Helper()
+		out, err := c.At(t.Context(), place, "cat", "/sys/class/net/"+link+"/mtu")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(out)
+	}
+	for _, step := range []struct{ device, tunnel string }{{"1400", "1350"}, {"9000", "8950"}, {"1500", "1450"}} {
+		if out, err := c.At(t.Context(), lab.Node("node01"), "ip", "link", "set", "eth0", "mtu", step.device); err != nil {
+			t.Fatalf("%s%v", out, err)
+		}
+		took := testlab.Eventually(t, patience, func() error {
+			if got := mtu(lab.Node("node01"), "twill-vxlan"); got != step.tunnel {
+				return fmt.Errorf("the tunnel has an MTU of %s on a device with %s, want %s", got, step.device, step.tunnel)
+			}
+			return nil
+		})
+		t.Logf("the tunnel followed to %s after %s", step.tunnel, took.Round(time.Millisecond))
+		testlab.Eventually(t, patience, func() error {
+			if out := c.twill(t, "", "get", "node", "node01", "-o", "yaml"); !strings.Contains(out, `"mtu":`+step.device) {
+				return fmt.Errorf("the node does not say that its MTU is %s: %s", step.device, out)
+			}
+			return nil
+		})
+		name := "new-" + step.device
+		c.addPod(t, pod{name: "default/" + name, node: "node01", ports: web})
+		if got := mtu(lab.Pod("default", name), "eth0"); got != step.tunnel {
+			t.Errorf("a new pod has an MTU of %s, want %s", got, step.tunnel)
+		}
+		if got := mtu(lab.Pod("default", "old"), "eth0"); got != "1450" {
+			t.Errorf("a pod that runs has an MTU of %s, want 1450", got)
+		}
+		if err := c.open("default/there", "default/"+name); err != nil {
+			t.Error(err)
+		}
+		if err := c.open("default/there", "default/old"); err != nil {
+			t.Error(err)
+		}
+	}
+}
