@@ -2,8 +2,10 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -22,7 +24,8 @@ type underlay struct {
 	// agent's to say; known: the node's object was seen.
 	told  []netip.Addr
 	known bool
-	lost  bool // the node's address is nowhere now
+	lost  bool      // the node's address is nowhere now
+	gone  time.Time // since when, where this agent chooses it
 	// reserved is what the planner was given.
 	reserved []plan.Reserved
 }
@@ -39,21 +42,51 @@ func (a *Agent) reservedBy(host route.Host) []plan.Reserved {
 	return out
 }
 
-// detectUnderlay looks for the device that has the node's address: the one that is
-// configured, else the one that the others are told, else that of the default
-// route. A node may be known by an address that is translated before it comes here.
+// detectUnderlay looks for the device that has the node's address. The configuration
+// decides the address, else the kubelet; a node may be known by an address that is
+// translated before it comes here. Otherwise the present address is kept, and one
+// is chosen only where there is none.
 func (a *Agent) detectUnderlay(host route.Host) (fabric.Underlay, error) {
-	if len(a.config.NodeIPs) == 0 && len(a.underlay.told) > 0 {
+	if len(a.config.NodeIPs) > 0 {
+		return host.Underlay(a.config.NodeIPs)
+	}
+	if len(a.underlay.told) > 0 {
 		u, err := host.Underlay(a.underlay.told)
 		if !errors.Is(err, route.ErrNoAddress) {
 			return u, err
 		}
 	}
-	return host.Underlay(a.config.NodeIPs)
+	var present []netip.Addr
+	for _, p := range a.underlay.found.Prefixes {
+		present = append(present, p.Addr())
+	}
+	if present == nil && host.Tunnel.IsValid() {
+		present = []netip.Addr{host.Tunnel}
+	}
+	u, err := host.Keep(present)
+	missing := slices.DeleteFunc(slices.Clone(present), func(own netip.Addr) bool { now, ok := u.Addr(own.Is6()); return ok && now == own })
+	if err == nil && len(missing) == 0 {
+		a.underlay.gone = time.Time{}
+		return u, nil
+	}
+	if a.underlay.gone.IsZero() {
+		a.underlay.gone = time.Now()
+	}
+	switch {
+	case len(a.underlay.found.Prefixes) > 0 && time.Since(a.underlay.gone) < addressPatience:
+		return u, fmt.Errorf("%w %s; another is chosen if it stays away", route.ErrNoAddress, missing[0])
+	case errors.Is(err, route.ErrNoAddress):
+		return host.Underlay(nil)
+	}
+	return u, err
 }
 
-// followUnderlay has the plan follow the node's address, which may change while the
-// agent runs. While there is none all stays as it was. It runs on the loop.
+// addressPatience is how long the node's address may be gone before another one is
+// chosen: the programs that configure networks take addresses away and give them back.
+const addressPatience = 3 * time.Second
+
+// followUnderlay has the plan follow the node's address and the device that has it,
+// which may change while the agent runs, its name and MTU too. While there is none all stays as it was. It runs on the loop.
 func (a *Agent) followUnderlay() {
 	host, err := route.ReadHost()
 	if err == nil {

@@ -320,6 +320,60 @@ func TestDetectUnderlay(t *testing.T) {
 	refuse("loopback", "127.0.0.1")
 }
 
+// TestAnAddressIsKept while a device has it; where one has to be chosen, those with a
+// network come before virtual addresses.
+func TestAnAddressIsKept(t *testing.T) {
+	ns := testnet.New(t)
+	for _, link := range []string{"eth0", "tun0"} {
+		testnet.Pair(t, ns, testnet.New(t), link, "eth0")
+	}
+	run := func(commands ...string) {
+		t.Helper()
+		for _, command := range commands {
+			if out, err := ns.Command("sh", "-c", command).CombinedOutput(); err != nil {
+				t.Fatalf("%s: %s", command, out)
+			}
+		}
+	}
+	check := func(when, want string, present ...string) {
+		t.Helper()
+		var addrs []netip.Addr
+		for _, p := range present {
+			addrs = append(addrs, netip.MustParseAddr(p))
+		}
+		ns.Do(func() {
+			host, err := route.ReadHost()
+			if err != nil {
+				t.Fatal(err)
+			}
+			find := func() (fabric.Underlay, error) { return host.Keep(addrs) }
+			if len(present) == 0 {
+				find = func() (fabric.Underlay, error) { return host.Underlay(nil) }
+			}
+			u, err := find()
+			got := fmt.Sprint(u.Link, u.Prefixes)
+			if errors.Is(err, route.ErrNoAddress) {
+				got = "none"
+			}
+			if got != want {
+				t.Errorf("%s: %s (%v), want %s", when, got, err, want)
+			}
+		})
+	}
+	run("ip addr add 172.16.10.50/32 dev eth0", "ip addr add 172.16.10.11/24 dev eth0", "ip route add default via 172.16.10.1 metric 100")
+	check("a virtual address is first", "eth0[172.16.10.11/24]")
+	run("ip -6 addr add fd00:16::11/64 dev eth0 nodad")
+	check("another family came", "eth0[172.16.10.11/24 fd00:16::11/64]", "172.16.10.11")
+	run("ip addr add 10.8.0.2/24 dev tun0", "ip route add default via 10.8.0.1 dev tun0 metric 50")
+	check("a VPN has the default route", "eth0[172.16.10.11/24 fd00:16::11/64]", "172.16.10.11", "fd00:16::11")
+	check("a VPN has the default route, and nothing is present", "tun0[10.8.0.2/24]")
+	run("ip addr del 172.16.10.11/24 dev eth0")
+	check("one family is gone", "eth0[172.16.10.50/32 fd00:16::11/64]", "172.16.10.11", "fd00:16::11")
+	check("it is gone", "none", "172.16.10.11")
+	run("ip addr add 172.16.10.11/24 dev eth0", "ip link set eth0 down")
+	check("its device is down", "none", "172.16.10.11")
+}
+
 // TestWatchTellsOfTheHost: what the agent reads of devices that aren't ours is read
 // again when it changes, and not when only what is ours does.
 func TestWatchTellsOfTheHost(t *testing.T) {

@@ -15,6 +15,10 @@ import (
 // Host is what the kernel has of addresses that are not link-local, of the devices
 // that have them, and of default routes. Twill's own devices are not in it.
 type Host struct {
+	// Tunnel is the local address of Twill's tunnel device, which it has kept since an
+	// earlier agent; zero: there is no such device.
+	Tunnel netip.Addr
+
 	addresses []hostAddress
 	links     map[int]netlink.LinkAttrs // by index
 	defaults  []defaultRoute            // best metric first, IPv4 before IPv6
@@ -45,6 +49,12 @@ func ReadHost() (Host, error) {
 	out := Host{links: map[int]netlink.LinkAttrs{}}
 	if err := out.readDefaults(h); err != nil {
 		return Host{}, fmt.Errorf("read routes: %w", err)
+	}
+	if l, err := h.LinkByName(plan.VXLANLink); err == nil {
+		if v, ok := l.(*netlink.Vxlan); ok {
+			out.Tunnel, _ = netip.AddrFromSlice(v.SrcAddr)
+			out.Tunnel = out.Tunnel.Unmap()
+		}
 	}
 	var all []netlink.Addr
 	err = unbroken(func() error { all, err = h.AddrList(nil, netlink.FAMILY_ALL); return err })

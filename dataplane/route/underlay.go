@@ -26,7 +26,8 @@ func DetectUnderlay(nodeIPs []netip.Addr) (fabric.Underlay, error) {
 
 // Underlay finds the device that joins this node with the others: the one that
 // holds nodeIPs, or, if there are none, the one of the default route with the
-// lowest metric, with its first global address of each family.
+// lowest metric, with its first global address of each family. Addresses with a
+// network come before single ones, which are virtual addresses for the most part.
 func (h Host) Underlay(nodeIPs []netip.Addr) (fabric.Underlay, error) {
 	find := h.defaultDevice
 	if len(nodeIPs) > 0 {
@@ -41,6 +42,55 @@ func (h Host) Underlay(nodeIPs []netip.Addr) (fabric.Underlay, error) {
 		return fabric.Underlay{}, fmt.Errorf("the node address %s is on the loopback device, which reaches no other node: give an address of a network device", prefixes[0].Addr())
 	}
 	return fabric.Underlay{Link: l.Name, Prefixes: prefixes, MTU: l.MTU}, nil
+}
+
+// Keep is Underlay for a node of which neither the configuration nor the kubelet says
+// the address: while a device that is up has one of the present addresses, that device
+// and those of them that it has stay, whatever else comes and goes, such as a VPN with
+// the default route or a virtual address. Only what is missing is chosen. It returns
+// ErrNoAddress if no such device has one of them.
+func (h Host) Keep(present []netip.Addr) (fabric.Underlay, error) {
+	for _, own := range present {
+		i := slices.IndexFunc(h.addresses, func(a hostAddress) bool { return a.prefix.Addr() == own })
+		if i < 0 {
+			continue
+		}
+		index := h.addresses[i].link
+		l := h.links[index]
+		if l.RawFlags&unix.IFF_UP == 0 || l.RawFlags&unix.IFF_LOOPBACK != 0 {
+			continue
+		}
+		var prefixes []netip.Prefix
+		for _, a := range h.addresses {
+			if a.link == index && slices.Contains(present, a.prefix.Addr()) {
+				prefixes = append(prefixes, a.prefix)
+			}
+		}
+		prefixes = oneOfEach(append(prefixes, h.globalOf(index)...))
+		return fabric.Underlay{Link: l.Name, Prefixes: prefixes, MTU: l.MTU}, nil
+	}
+	return fabric.Underlay{}, fmt.Errorf("%w %v", ErrNoAddress, present)
+}
+
+// globalOf lists the global addresses of a device that last, those with a network
+// first.
+func (h Host) globalOf(index int) (out []netip.Prefix) {
+	for _, a := range h.addresses {
+		temporary := a.flags&(unix.IFA_F_SECONDARY|unix.IFA_F_DEPRECATED|unix.IFA_F_TENTATIVE) != 0
+		if a.link == index && a.scope == unix.RT_SCOPE_UNIVERSE && a.prefix.Addr().IsGlobalUnicast() && !temporary {
+			out = append(out, a.prefix)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b netip.Prefix) int {
+		switch {
+		case a.IsSingleIP() == b.IsSingleIP():
+			return 0
+		case b.IsSingleIP():
+			return -1
+		}
+		return 1
+	})
+	return out
 }
 
 // unbroken reads a list again if something changed meanwhile: it may have holes.
@@ -81,12 +131,7 @@ func (h Host) defaultDevice() (index int, prefixes []netip.Prefix, err error) {
 		return 0, nil, errors.New("there is no default route: say the node's address")
 	}
 	index = h.defaults[0].link
-	for _, a := range h.addresses {
-		temporary := a.flags&(unix.IFA_F_SECONDARY|unix.IFA_F_DEPRECATED|unix.IFA_F_TENTATIVE) != 0
-		if a.link == index && a.scope == unix.RT_SCOPE_UNIVERSE && a.prefix.Addr().IsGlobalUnicast() && !temporary {
-			prefixes = append(prefixes, a.prefix)
-		}
-	}
+	prefixes = h.globalOf(index)
 	if len(prefixes) == 0 {
 		return 0, nil, errors.New("the device of the default route has no global address: say the node's address")
 	}

@@ -57,6 +57,55 @@ func TestNodeAddressChanges(t *testing.T) {
 	}
 }
 
+// TestNodeAddressStays while its device has it: neither a virtual address nor a VPN
+// with the default route becomes the node's address.
+func TestNodeAddressStays(t *testing.T) {
+	needPrograms(t)
+	web := []lab.Port{{Port: 80}}
+	c := newCluster(t, []pod{{name: "default/here", node: "node01", ports: web}, {name: "default/there", node: "node02", ports: web}})
+	own := c.Config.NodeAddresses(1)
+	block := netip.PrefixFrom(c.addresses["default/there"][0], 32-blockHostBits).Masked()
+	for name, script := range map[string]string{
+		"virtual address": `ip addr add 172.16.10.50/32 dev eth0; ip addr del $0/24 dev eth0; ip addr add $0/24 dev eth0
+			ip route replace default via 172.16.10.1`,
+		"VPN": `ip route replace default via 172.16.10.1 dev eth0 metric 100; ip route del default metric 0
+			ip link add tun0 type veth peer name tp; ip link set tp up; ip link set tun0 up; ip addr add 10.8.0.2/24 dev tun0
+			ip route add default via 10.8.0.1 dev tun0 metric 50`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			// That a route of ours is mended shows that the agent has seen the change.
+			out, err := c.At(t.Context(), lab.Node("node01"), "sh", "-c", script+"\nip route del $1 || true", own[0].String(), block.String())
+			if err != nil {
+				t.Fatalf("%s%v", out, err)
+			}
+			testlab.Eventually(t, patience, func() error {
+				out, err := c.At(t.Context(), lab.Node("node01"), "ip", "route", "show", block.String())
+				if err == nil && !strings.Contains(out, "twill-vxlan") {
+					err = fmt.Errorf("the route to %s is not mended", block)
+				}
+				return err
+			})
+			for _, want := range own {
+				if out := c.twill(t, "", "get", "nodes", "-o", "wide"); !strings.Contains(out, want.String()) {
+					t.Errorf("node01 has another address than %s:\n%s", want, out)
+				}
+			}
+			testlab.Eventually(t, patience, func() error { return c.open("default/there", "default/here") })
+			c.wrong(t, patience, "nothing is wrong")
+		})
+	}
+	// Nor does an agent that starts now take the VPN's.
+	if err := c.Control(lab.ControlRequest{Process: "agent", Node: "node01", Action: lab.Kill}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Control(lab.ControlRequest{Process: "agent", Node: "node01", Action: lab.Start}); err != nil {
+		t.Fatal(err)
+	}
+	if out := c.twill(t, "", "get", "nodes", "-o", "wide"); !strings.Contains(out, own[0].String()) || strings.Contains(out, "10.8.0.2") {
+		t.Errorf("after a restart node01 has another address:\n%s", out)
+	}
+}
+
 // TestMTUFollows changes the MTU of a node's device while its agent runs: the tunnel
 // and new pods get what is left of it, pods that run keep theirs.
 func TestMTUFollows(t *testing.T) {
