@@ -65,7 +65,7 @@ func makeNode(cfg *Config, sw *space.Space, index int) (*node, error) {
 		name: "agent of " + n.name, space: n.space, log: LogPath(cfg.Name, "agent-"+n.name),
 		env: hostEnvironment(),
 		argv: []string{filepath.Join(binDir, twillExecutable), "agent",
-			"--node-name", n.name, "--etcd-endpoints", cfg.etcdURL()},
+			"--node-name", n.name, "--etcd-endpoints", cfg.etcdURL(), "--service-cidr", join(cfg.serviceNets())},
 	}
 	if cfg.NAT { // the default route leads to another address than the node's
 		n.agent.argv = append(n.agent.argv, "--node-ip", join(n.addresses))
