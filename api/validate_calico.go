@@ -153,8 +153,8 @@ func ValidatePool(p *IPPool, nodes []*corev1.Node, services []*corev1.Service) f
 	}
 	for _, n := range nodes {
 		for _, used := range NodePrefixes(n) {
-			if !pool.Overlaps(used) {
-				continue
+			if !pool.Overlaps(used) || used.Bits() < pool.Bits() {
+				continue // a part of a wider network may be set aside for pods
 			}
 			what := fmt.Sprintf("the address %s of node %s", used.Addr(), n.Name)
 			if !used.IsSingleIP() {

@@ -90,9 +90,10 @@ func TestValidatePool(t *testing.T) {
 		"fd00:244::/56":   "",
 		"not one":         "",
 		"172.16.10.0/24":  "overlaps the address 172.16.10.11 of node near",
-		"172.16.10.64/26": "overlaps 172.16.10.0/24, the network of node near",
+		"172.16.10.64/26": "", // a part of the network that is set aside for pods
 		"172.16.0.0/16":   "overlaps the address 172.16.10.11 of node near",
-		"fd00:16::/80":    "overlaps fd00:16::/64, the network of node near",
+		"fd00:16::/64":    "overlaps fd00:16::/64, the network of node near",
+		"fd00:16::/80":    "",
 		"198.51.100.0/28": "overlaps the address 198.51.100.7 of node far",
 		"203.0.113.0/28":  "overlaps the address 203.0.113.7 of node far",
 		"10.1.0.0/24":     "overlaps the cluster IP 10.1.0.1 of Service default/web",

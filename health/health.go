@@ -62,7 +62,7 @@ var definitions = []Definition{
 		"delete the Node that is not in use any more, such as of a host that was renamed, or give one of the hosts another address"},
 	{NoPathToNode, "no back end can carry packets to a node",
 		"compare `twill fabric get` with what the peer receives (`twill describe node`)"},
-	{PoolOverlap, "a range of pod addresses overlaps addresses that nodes need; blocks and pods in the overlap are not routed",
+	{PoolOverlap, "a range of pod addresses overlaps addresses that nodes need; what would lead packets to these astray is not routed",
 		"delete the pool and add one with a free range; if the detail names a device that another network left, remove the device"},
 	{ObjectInvalid, "an object in the store can't be understood and counts as absent",
 		"correct it with `twill apply`, which validates"},

@@ -117,6 +117,9 @@ func (f *fabricPlanner) reserve(node string, addrs []netip.Addr) (changed []neti
 	f.dirtySharers(changed)
 	for _, a := range changed {
 		f.overlapsDirty = true
+		if _, inPool := f.poolOf(netip.PrefixFrom(a, a.BitLen())); inPool {
+			f.allDirty = true // see routable
+		}
 		for bits := range a.BitLen() + 1 {
 			p, _ := a.Prefix(bits)
 			for name := range f.blocksAt[p] {
@@ -322,8 +325,14 @@ func (f *fabricPlanner) planPeer(name string) {
 
 // routable says whether a route to a node's block leaves every reserved prefix
 // reachable. A block that is not routable is noted with the reason.
+//
+// A part of a wider network may be set aside for pods, as 10.244.0.0/16 where the
+// nodes' own network is 10.0.0.0/8: then no node has an address in the pool.
 func (f *fabricPlanner) routable(node string, block netip.Prefix) bool {
-	what, captured := f.reserved.overlaps(block)
+	what, captured, part := f.reserved.overlaps(block)
+	if pool, ok := f.poolOf(block); ok && part && !captured {
+		_, captured, _ = f.reserved.overlaps(pool.prefix)
+	}
 	if captured {
 		if f.unrouted[node] == nil {
 			f.unrouted[node] = map[netip.Prefix]string{}
@@ -337,7 +346,7 @@ func (f *fabricPlanner) routable(node string, block netip.Prefix) bool {
 func (f *fabricPlanner) findOverlaps() {
 	clear(f.overlaps)
 	for name, p := range f.pools {
-		if what, _ := f.reserved.overlaps(p.prefix); what != "" {
+		if what, _, _ := f.reserved.overlaps(p.prefix); what != "" {
 			f.overlaps[name] = fmt.Sprintf("%s contains or is part of %s", p.prefix, what)
 		}
 	}
@@ -359,20 +368,25 @@ func (f *fabricPlanner) overlapProblems() []Problem {
 	return out
 }
 
-// modeOf is the encapsulation mode of the pool that the prefix is part of. Where
-// pools lie within each other, the smallest counts; of those with one range, the
-// one whose name comes first.
-func (f *fabricPlanner) modeOf(prefix netip.Prefix) (mode api.EncapsulationMode) {
-	bits, first := -1, ""
+// modeOf is the encapsulation mode of the pool that the prefix is part of.
+func (f *fabricPlanner) modeOf(prefix netip.Prefix) api.EncapsulationMode {
+	p, _ := f.poolOf(prefix)
+	return p.mode
+}
+
+// poolOf is the pool that the prefix is part of. Where pools lie within each other,
+// the smallest counts; of those with one range, the one whose name comes first.
+func (f *fabricPlanner) poolOf(prefix netip.Prefix) (of pool, ok bool) {
+	first := ""
 	for name, p := range f.pools {
 		if p.prefix.Bits() > prefix.Bits() || !p.prefix.Contains(prefix.Addr()) {
 			continue
 		}
-		if p.prefix.Bits() > bits || p.prefix.Bits() == bits && name < first {
-			bits, first, mode = p.prefix.Bits(), name, p.mode
+		if !ok || p.prefix.Bits() > of.prefix.Bits() || p.prefix.Bits() == of.prefix.Bits() && name < first {
+			of, ok, first = p, true, name
 		}
 	}
-	return mode
+	return of, ok
 }
 
 // podMTU is the MTU of this node's pods.

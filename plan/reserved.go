@@ -107,8 +107,9 @@ func (r *reservations) networks() []netip.Prefix {
 const namedOverlaps = 3
 
 // overlaps describes what p has in common with reserved prefixes; empty: nothing.
-// captured is whether a route to p would lead packets away from one of them.
-func (r *reservations) overlaps(p netip.Prefix) (what string, captured bool) {
+// captured is whether a route to p would lead packets away from a node or from all
+// of a reserved prefix; part whether p is a part of a network that is wider.
+func (r *reservations) overlaps(p netip.Prefix) (what string, captured, part bool) {
 	var found []string
 	note := func(text string) {
 		if len(found) < namedOverlaps {
@@ -127,7 +128,7 @@ func (r *reservations) overlaps(p netip.Prefix) (what string, captured bool) {
 		wider, _ := p.Addr().Prefix(bits)
 		if one, ok := r.byPrefix[wider]; ok {
 			note(fmt.Sprintf("%s, %s", one.Prefix, one.What))
-			captured = true
+			part = true
 		}
 	}
 	first, _ = slices.BinarySearchFunc(r.host, p, func(one Reserved, p netip.Prefix) int { return one.Prefix.Compare(p) })
@@ -138,7 +139,7 @@ func (r *reservations) overlaps(p netip.Prefix) (what string, captured bool) {
 		note(fmt.Sprintf("%s, %s", one.Prefix, one.What))
 		captured = captured || !one.Local
 	}
-	return strings.Join(found, "; "), captured
+	return strings.Join(found, "; "), captured, part
 }
 
 // holds says whether an address is reserved by itself, and for what: a route to a

@@ -46,30 +46,35 @@ func TestNoRouteCapturesReservedPrefixes(t *testing.T) {
 	for _, c := range []struct {
 		name, block, owner string
 		routed, reported   bool
+		pool               string // that the block is of; "": none is known
 	}{
-		{"free", "10.244.0.0/26", "node01", true, false},
-		{"free, of this node", "10.244.0.0/26", "master", true, false},
-		{"the peer's own address", "10.20.0.0/28", "node02", false, true},
-		{"another node's address", "10.20.0.0/28", "node01", false, true},
-		{"another node's address, of this node", "10.20.0.0/28", "master", false, true},
-		{"exactly a node's address", "10.20.0.12/32", "node01", false, true},
-		{"next to a node's address", "10.20.0.16/28", "node01", true, false},
-		{"part of the underlay's network", "172.16.10.128/28", "node01", false, true},
-		{"part of the underlay's network, of this node", "172.16.10.128/28", "master", false, true},
-		{"around the underlay's network", "172.16.0.0/20", "node01", false, true},
-		{"part of the underlay's IPv6 network", "fd00:172:16:10::100/122", "node01", false, true},
-		{"part of a bridge's network", "172.17.4.0/26", "node01", false, true},
-		{"exactly a bridge's network", "172.17.0.0/16", "node01", false, true},
-		{"part of a bridge's network, of this node", "172.17.4.0/26", "master", false, true},
-		{"the default gateway", "192.0.2.0/29", "node01", false, true},
-		{"the store", "198.51.100.0/26", "node01", false, true},
-		{"the store, of this node", "198.51.100.0/26", "master", false, true},
-		{"an address of the host itself", "10.99.0.0/26", "node01", true, false},
-		{"an address of the host itself, of this node", "10.99.0.0/26", "master", true, false},
+		{"free", "10.244.0.0/26", "node01", true, false, ""},
+		{"free, of this node", "10.244.0.0/26", "master", true, false, ""},
+		{"the peer's own address", "10.20.0.0/28", "node02", false, true, ""},
+		{"another node's address", "10.20.0.0/28", "node01", false, true, ""},
+		{"another node's address, of this node", "10.20.0.0/28", "master", false, true, ""},
+		{"exactly a node's address", "10.20.0.12/32", "node01", false, true, ""},
+		{"next to a node's address", "10.20.0.16/28", "node01", true, false, ""},
+		{"part of the underlay's network", "172.16.10.128/28", "node01", false, true, "172.16.10.0/24"},
+		{"part of the underlay's network, of this node", "172.16.10.128/28", "master", false, true, "172.16.10.0/24"},
+		{"part of the underlay's network that is set aside", "172.16.10.128/28", "node01", true, false, "172.16.10.128/25"},
+		{"part of the underlay's network that is set aside, of this node", "172.16.10.128/28", "master", true, false, "172.16.10.128/25"},
+		{"part of a bridge's network that is set aside", "172.17.4.0/26", "node01", true, false, "172.17.4.0/22"},
+		{"around the underlay's network", "172.16.0.0/20", "node01", false, true, ""},
+		{"part of the underlay's IPv6 network", "fd00:172:16:10::100/122", "node01", false, true, "fd00:172:16:10::/64"},
+		{"part of a bridge's network", "172.17.4.0/26", "node01", false, true, "172.17.0.0/16"},
+		{"exactly a bridge's network", "172.17.0.0/16", "node01", false, true, ""},
+		{"part of a bridge's network, of this node", "172.17.4.0/26", "master", false, true, "172.17.0.0/16"},
+		{"the default gateway", "192.0.2.0/29", "node01", false, true, ""},
+		{"the store", "198.51.100.0/26", "node01", false, true, ""},
+		{"the store, of this node", "198.51.100.0/26", "master", false, true, ""},
+		{"an address of the host itself", "10.99.0.0/26", "node01", true, false, ""},
+		{"an address of the host itself, of this node", "10.99.0.0/26", "master", true, false, ""},
 	} {
 		for _, blockFirst := range []bool{false, true} {
 			pl := reservedScene()
-			block := blockOf("b", c.block, c.owner)
+			block, pool := blockOf("b", c.block, c.owner), api.IPPoolKind.New().(*api.IPPool)
+			pool.Name, pool.Spec.CIDR = "p", c.pool
 			if blockFirst {
 				pl = NewPlanner("master")
 				pl.Put(block)
@@ -85,6 +90,9 @@ func TestNoRouteCapturesReservedPrefixes(t *testing.T) {
 			} else {
 				pl.Put(block)
 			}
+			if c.pool != "" {
+				pl.Put(pool)
+			}
 			_, routed := pl.Flush().Routes.Get(netip.MustParsePrefix(c.block))
 			if routed != c.routed {
 				t.Errorf("%s, block first %t: routed %t, want %t", c.name, blockFirst, routed, c.routed)
@@ -93,6 +101,7 @@ func TestNoRouteCapturesReservedPrefixes(t *testing.T) {
 				t.Errorf("%s, block first %t: reported %v, want %t", c.name, blockFirst, got, c.reported)
 			}
 			pl.Delete(api.IPAMBlockKind, api.KeyOf(block))
+			pl.Delete(api.IPPoolKind, api.KeyOf(pool))
 			if got := pl.Flush(); len(overlapsOf(pl)) > 0 || got.Routes.Len() > 0 {
 				t.Errorf("%s: after the block: %v, %d routes", c.name, overlapsOf(pl), got.Routes.Len())
 			}
