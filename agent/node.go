@@ -102,17 +102,13 @@ func nodeConditions(old []corev1.NodeCondition, current []health.Condition) []co
 			out = append(out, c)
 		}
 	}
-	messages := map[health.Code][]string{}
+	byCode := map[health.Code][]health.Condition{}
 	var codes []health.Code
 	for _, c := range current {
-		if messages[c.Code] == nil {
+		if byCode[c.Code] == nil {
 			codes = append(codes, c.Code)
 		}
-		text := c.Detail
-		if c.Subject != "" {
-			text = c.Subject + ": " + c.Detail
-		}
-		messages[c.Code] = append(messages[c.Code], text)
+		byCode[c.Code] = append(byCode[c.Code], c)
 	}
 	for _, code := range codes {
 		t := corev1.NodeConditionType(api.ConditionPrefix + string(code))
@@ -122,7 +118,7 @@ func nodeConditions(old []corev1.NodeCondition, current []health.Condition) []co
 		}
 		out = append(out, corev1.NodeCondition{
 			Type: t, Status: corev1.ConditionTrue, Reason: string(code),
-			Message: strings.Join(messages[code], "\n"), LastTransitionTime: when,
+			Message: health.Message(byCode[code]), LastTransitionTime: when,
 		})
 	}
 	return out

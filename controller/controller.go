@@ -1,5 +1,6 @@
 // Package controller does what a cluster needs done once: it makes the first pools
-// of addresses, and clears away what a deleted node leaves behind. Where there is no
+// of addresses, clears away what a deleted node leaves behind, and tells on a Service
+// what nodes do not program of it. Where there is no
 // Kubernetes to do it, it also gives services their addresses and node ports,
 // derives EndpointSlices from services and workload endpoints, and keeps the
 // namespaces that everybody expects. Of several controllers one acts at a time.
@@ -146,6 +147,7 @@ func (c *Controller) lead(ctx context.Context) {
 		Controller: c,
 		state:      newState(),
 		claims:     newClaims(),
+		refusals:   newRefusals(),
 		queue:      newQueue[item](),
 		starved:    map[api.Key]struct{}{},
 		complained: map[item]bool{},
@@ -187,6 +189,7 @@ type reconciler struct {
 	mu         sync.Mutex
 	state      *state
 	claims     *claims
+	refusals   *refusals
 	starved    map[api.Key]struct{} // services that found a range exhausted
 	complained map[item]bool        // an error was logged since the last success
 }
@@ -200,12 +203,19 @@ func (r *reconciler) handlers() map[*api.Kind]store.Handler {
 			func(key api.Key) { r.queue.add(item{kind, key}) }
 	}
 	putNamespace, deletedNamespace := queued(api.NamespaceKind)
-	_, deletedNode := queued(api.NodeKind)
+	_, clearNode := queued(api.NodeKind)
+	deletedNode := func(key api.Key) {
+		r.noteRefusals(key.Name, "")
+		clearNode(key)
+	}
 	// A node that joined after a backup writes its object again when that is
 	// put back, and its blocks and endpoints are not to be cleared before.
-	nodes := store.Handler{Put: func(api.Object) {}, Deleted: deletedNode, Patient: true}
+	nodes := store.Handler{Put: func(obj api.Object) { r.putNode(obj.(*corev1.Node)) }, Deleted: deletedNode, Patient: true}
 	if r.orchestrated {
-		return map[*api.Kind]store.Handler{api.NodeKind: nodes}
+		return map[*api.Kind]store.Handler{
+			api.NodeKind:    nodes,
+			api.ServiceKind: {Put: func(obj api.Object) { r.examineService(obj.(*corev1.Service)) }, Deleted: func(api.Key) {}},
+		}
 	}
 	return map[*api.Kind]store.Handler{
 		api.NamespaceKind: {Put: putNamespace, Deleted: deletedNamespace},
@@ -246,6 +256,7 @@ func (r *reconciler) touch(change func() []api.Key) {
 }
 
 func (r *reconciler) putService(svc *corev1.Service) {
+	r.examineService(svc)
 	r.touch(func() []api.Key {
 		r.state.putService(svc)
 		return append(r.claim(svc), api.KeyOf(svc))
@@ -300,7 +311,10 @@ func (r *reconciler) reconcile(ctx context.Context, it item) error {
 	case api.NodeKind:
 		return r.clearNode(ctx, it.key.Name)
 	}
-	return errors.Join(r.reconcileAllocation(ctx, it.key), r.reconcileSlices(ctx, it.key))
+	if r.orchestrated {
+		return r.reconcileProgrammed(ctx, it.key)
+	}
+	return errors.Join(r.reconcileAllocation(ctx, it.key), r.reconcileSlices(ctx, it.key), r.reconcileProgrammed(ctx, it.key))
 }
 
 // report logs the first of a row of errors. That someone else was quicker, or

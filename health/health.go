@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -141,6 +142,35 @@ func (c Condition) String() string {
 	}
 	return fmt.Sprintf("%s %s: %s", c.Code, c.Subject, c.Detail)
 }
+
+// Message is the text by which a Node's condition lists conditions of one code, a
+// line each; Details reads it.
+func Message(conditions []Condition) string {
+	var lines []string
+	for _, c := range conditions {
+		text := c.Detail
+		if c.Subject != "" {
+			text = c.Subject + subjectEnd + c.Detail
+		}
+		lines = append(lines, text)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Details are the details of a Message by their subjects, of a code whose conditions
+// have subjects.
+func Details(message string) map[string]string {
+	details := map[string]string{}
+	for line := range strings.SplitSeq(message, "\n") {
+		if subject, detail, ok := strings.Cut(line, subjectEnd); ok {
+			details[subject] = detail
+		}
+	}
+	return details
+}
+
+// subjectEnd is between subject and detail of a Message.
+const subjectEnd = ": "
 
 // Tracker holds what is wrong now. The zero value is ready; it may be used from
 // several goroutines.

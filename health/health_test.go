@@ -85,3 +85,17 @@ func TestEveryDefinitionIsComplete(t *testing.T) {
 		seen[d.Code] = true
 	}
 }
+
+func TestMessageIsRead(t *testing.T) {
+	details := Details(Message([]Condition{
+		{ServiceNotProgrammed, "default/a", "externalIPs 203.0.113.7: not allowed; remove it"},
+		{ServiceNotProgrammed, "default/b", "x"},
+	}))
+	want := map[string]string{"default/a": "externalIPs 203.0.113.7: not allowed; remove it", "default/b": "x"}
+	if !cmp.Equal(want, details) {
+		t.Error(cmp.Diff(want, details))
+	}
+	if got := Message([]Condition{{NotSynced, "", "waiting"}}); got != "waiting" {
+		t.Errorf("without a subject: %q", got)
+	}
+}

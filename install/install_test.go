@@ -196,6 +196,9 @@ func TestUninstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.create("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases", "{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: twill-controller, namespace: kube-system}}")
+	w.create("/api/v1/namespaces/default/services", "{apiVersion: v1, kind: Service, metadata: {name: shop}, spec: {ports: [{port: 80}]}}")
+	const condition = "{type: %s, status: 'False', reason: R, message: '', lastTransitionTime: '2026-01-01T00:00:00Z'}"
+	w.patch("/api/v1/namespaces/default/services/shop/status", fmt.Sprintf("{status: {conditions: ["+condition+", "+condition+"]}}", "twill.io/Programmed", "other.io/Ready"))
 	removal, err := w.cluster.Removal(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
@@ -231,6 +234,10 @@ func TestUninstall(t *testing.T) {
 	}
 	_, body, err := w.server.Do(http.MethodGet, "/api/v1/nodes/node1", "", nil)
 	if err != nil || strings.Contains(string(body), "twill.io") || !strings.Contains(string(body), `"other":"stays"`) {
+		t.Errorf("%s %v", body, err)
+	}
+	_, body, err = w.server.Do(http.MethodGet, "/api/v1/namespaces/default/services/shop", "", nil)
+	if err != nil || strings.Contains(string(body), `"type":"twill.io`) || !strings.Contains(string(body), `"type":"other.io/Ready"`) {
 		t.Errorf("%s %v", body, err)
 	}
 	if again, err := w.cluster.Removal(t.Context(), "i"); err != nil || len(again.Exist) > 0 {

@@ -103,7 +103,7 @@ func (c *Cluster) Uninstall(ctx context.Context, r *Removal, timeout time.Durati
 	if len(r.Silent) > 0 {
 		errs = append(errs, fmt.Errorf("nodes %s were not cleaned: run twill cleanup --yes --files on each", strings.Join(r.Silent, ", ")))
 	}
-	errs = append(errs, c.clean(ctx, r), c.forgetNodes(ctx), c.forgetLeases(ctx))
+	errs = append(errs, c.clean(ctx, r), c.forgetNodes(ctx), c.forgetServices(ctx), c.forgetLeases(ctx))
 	all, err := objects()
 	errs = append(errs, err)
 	slices.Reverse(all)
@@ -285,6 +285,28 @@ func (c *Cluster) forgetNodes(ctx context.Context) error {
 		}
 		if len(conditions) > 0 {
 			errs = append(errs, c.patch(ctx, path+"/status", types.StrategicMergePatchType, map[string]any{"status": map[string]any{"conditions": conditions}}))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// forgetServices takes from Services the conditions that the controller wrote there.
+func (c *Cluster) forgetServices(ctx context.Context) error {
+	var services corev1.ServiceList
+	if err := c.list(ctx, "/api/v1/services", "", &services); err != nil {
+		return err
+	}
+	var errs []error
+	for _, s := range services.Items {
+		var conditions []any
+		for _, condition := range s.Status.Conditions {
+			if strings.HasPrefix(condition.Type, api.GroupTwill+"/") {
+				conditions = append(conditions, map[string]any{"type": condition.Type, "$patch": "delete"})
+			}
+		}
+		if len(conditions) > 0 {
+			path := "/api/v1/namespaces/" + s.Namespace + "/services/" + s.Name + "/status"
+			errs = append(errs, c.patch(ctx, path, types.StrategicMergePatchType, map[string]any{"status": map[string]any{"conditions": conditions}}))
 		}
 	}
 	return errors.Join(errs...)

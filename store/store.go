@@ -138,6 +138,14 @@ type Orchestrated interface {
 	ServiceRanges(ctx context.Context) ([]netip.Prefix, error)
 }
 
+// EventRecorder is implemented by stores that keep Kubernetes' Events.
+type EventRecorder interface {
+	// RecordWarning creates an Event of type Warning about an object that is in a
+	// namespace. The message is one line of at most 1024 bytes. Each call makes an
+	// Event of its own.
+	RecordWarning(ctx context.Context, about api.Object, reason, message string) error
+}
+
 // Unreadable is a stored value that is no object: someone else wrote it, or
 // wrote it for another version.
 type Unreadable struct {

@@ -56,7 +56,7 @@ func (c Config) logger() *slog.Logger {
 }
 
 // Store implements store.Store, store.Elector, store.Inspector, store.Reconnector,
-// store.Remote and store.Orchestrated.
+// store.Remote, store.Orchestrated and store.EventRecorder.
 type Store struct {
 	store.Peers // of established connections
 

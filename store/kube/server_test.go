@@ -23,6 +23,7 @@ func TestOnAServer(t *testing.T) {
 	s := newServer(t)
 	t.Run("Pods", func(t *testing.T) { testPods(t, s) })
 	t.Run("Node", func(t *testing.T) { testNode(t, s) })
+	t.Run("ServiceStatus", func(t *testing.T) { testServiceStatus(t, s) })
 	t.Run("CustomResources", func(t *testing.T) { testCustomResources(t, s) })
 	t.Run("Refusals", func(t *testing.T) { testRefusals(t, s) })
 }
@@ -168,6 +169,66 @@ func testNode(t *testing.T, s *server) {
 	again, err := opened.Update(t.Context(), got)
 	if err != nil || again.GetResourceVersion() != got.ResourceVersion {
 		t.Errorf("an update that changes nothing was written: %v", err)
+	}
+}
+
+// testServiceStatus: a condition is written beside those of other writers, and an Event
+// about the Service is found by its uid, as kubectl does.
+func testServiceStatus(t *testing.T, s *server) {
+	opened := s.Open(t)
+	svc := api.ServiceKind.New().(*corev1.Service)
+	svc.Namespace, svc.Name, svc.Spec.Ports = "a", strings.Repeat("s", 63), []corev1.ServicePort{{Port: 80}}
+	created, err := opened.Create(t.Context(), svc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale := created.DeepCopyObject().(*corev1.Service)
+	s.write(t, http.MethodPatch, "/api/v1/namespaces/a/services/"+svc.Name+"/status", "application/merge-patch+json", map[string]any{"status": map[string]any{
+		"conditions": []any{map[string]any{"type": "example.com/Ready", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}}}})
+	condition := metav1.Condition{Type: "twill.io/Programmed", Status: metav1.ConditionFalse, Reason: "NotProgrammed", Message: "m", LastTransitionTime: metav1.Now()}
+	stale.Status.Conditions = []metav1.Condition{condition}
+	if _, err := opened.Update(t.Context(), stale); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("of an old version: %v", err)
+	}
+	update := func(change func(*corev1.Service)) *corev1.Service {
+		t.Helper()
+		obj, err := opened.Get(t.Context(), api.ServiceKind, api.KeyOf(created))
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(obj.(*corev1.Service))
+		if obj, err = opened.Update(t.Context(), obj); err != nil {
+			t.Fatal(err)
+		}
+		return obj.(*corev1.Service)
+	}
+	got := update(func(s *corev1.Service) { s.Status.Conditions = append(s.Status.Conditions, condition) })
+	if len(got.Status.Conditions) != 2 {
+		t.Errorf("conditions %+v", got.Status.Conditions)
+	}
+	got = update(func(s *corev1.Service) { s.Status.Conditions = s.Status.Conditions[:1] })
+	if len(got.Status.Conditions) != 1 || got.Status.Conditions[0].Type != "example.com/Ready" {
+		t.Errorf("conditions %+v", got.Status.Conditions)
+	}
+
+	message := strings.Repeat("m", 1024)
+	for range 2 {
+		if err := opened.(store.EventRecorder).RecordWarning(t.Context(), got, "NotProgrammed", message); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, body, err := s.Do(http.MethodGet, "/api/v1/namespaces/a/events?fieldSelector=involvedObject.uid="+string(got.UID), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var events corev1.EventList
+	if err := json.Unmarshal(body, &events); err != nil || len(events.Items) != 2 {
+		t.Fatalf("%d Events, %v: %s", len(events.Items), err, body)
+	}
+	e := events.Items[0]
+	if e.Type != corev1.EventTypeWarning || e.Reason != "NotProgrammed" || e.Message != message || e.InvolvedObject.Kind != "Service" ||
+		e.InvolvedObject.APIVersion != "v1" || e.Source.Component != "twill-controller" || e.LastTimestamp.IsZero() {
+		t.Errorf("%+v", e)
 	}
 }
 

@@ -63,10 +63,40 @@ func TestKubernetesNodes(t *testing.T) {
 	k.step("another address", (*kubernetes).nodeMoves)
 	k.step("reboot", (*kubernetes).nodeReboots)
 	k.step("blocks", (*kubernetes).blocksAreGivenBack)
+	k.step("refused service", (*kubernetes).serviceIsRefused)
 	k.step("permissions", (*kubernetes).permissions) // of all that was done before
 	if status, err := k.twill("status"); err != nil || !strings.Contains(status, "nothing is wrong") {
 		t.Errorf("%s%v", status, err)
 	}
+}
+
+const refusedService = `apiVersion: v1
+kind: Service
+metadata: {name: refused}
+spec: {ports: [{port: 80}], externalIPs: [203.0.113.7]}
+`
+
+// serviceIsRefused: the owner of a Service finds with kubectl what nodes do not program
+// of it, in one Event and a condition that goes with its cause.
+func (k *kubernetes) serviceIsRefused() {
+	k.must(refusedService, "apply", "-f", "-")
+	k.must("", "wait", "service/refused", "--for=condition=twill.io/Programmed=False", "--timeout", kubernetesPatience.String())
+	testlab.Eventually(k.T, kubernetesPatience, func() error {
+		out, err := k.kubectl("", "get", "events", "--field-selector=involvedObject.name=refused,reason=NotProgrammed,type=Warning", "-o", "jsonpath={.items[*].message}")
+		if got := strings.Count(out, "externalIPs 203.0.113.7"); got != 1 {
+			return fmt.Errorf("%d Events, want one: %q %v", got, out, err)
+		}
+		return err
+	})
+	k.must("", "patch", "service", "refused", "--type=merge", "-p", `{"spec":{"externalIPs":null}}`)
+	testlab.Eventually(k.T, kubernetesPatience, func() error {
+		out, err := k.kubectl("", "get", "service", "refused", "-o", "jsonpath={.status.conditions}")
+		if out != "" {
+			return fmt.Errorf("conditions %s %v", out, err)
+		}
+		return err
+	})
+	k.must("", "delete", "service", "refused")
 }
 
 const passingPool = `apiVersion: projectcalico.org/v3
