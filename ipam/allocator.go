@@ -304,7 +304,9 @@ func (a *Allocator) HeardGone(object string) {
 }
 
 // Ready says why the next Allocate would fail, as far as is known without
-// asking the store; nil if it would not.
+// asking the store; nil if it would not. That no block could be claimed ahead of need
+// is no reason: Allocate also gets the empty blocks of other nodes. The pools are
+// exhausted only once an attachment was refused.
 func (a *Allocator) Ready() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -314,6 +316,9 @@ func (a *Allocator) Ready() error {
 	_, missing, err := a.choose(Request{})
 	if missing != nil {
 		err = a.claimErr[missing.family]
+		if !a.refused && errors.Is(err, ErrExhausted) {
+			return nil
+		}
 	}
 	return err
 }

@@ -15,8 +15,10 @@ const (
 	// askPatience is how long an attachment waits for another node to give back an
 	// empty block: longer than owners take to decide.
 	askPatience = 2 * time.Second
-	// wantTime is for how long a node asks after the last attachment that found no
-	// address: longer than a runtime waits until it tries again.
+	// wantTime is for how long a node asks after the last attachment that waited for an
+	// address: longer than a runtime waits until it tries again. A node on which an
+	// attachment was refused asks until it has an address: it reports itself exhausted
+	// for that long, and its runtime may attach nothing meanwhile.
 	wantTime = time.Minute
 	// Owners of empty blocks wait at random before one gives, so that of many
 	// owners few give: less than giveStep for each owner, and less than maxGive.
@@ -58,7 +60,7 @@ func (a *Allocator) Wanted() (ranges []netip.Prefix) {
 		if !ok {
 			continue
 		}
-		if _, missing := a.chooseAny(api.Key{}, f); missing == nil || time.Since(last) >= wantTime {
+		if _, missing := a.chooseAny(api.Key{}, f); missing == nil || !a.refused && time.Since(last) >= wantTime {
 			delete(a.asked, f)
 			continue
 		}

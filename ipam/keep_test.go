@@ -278,10 +278,54 @@ func TestNoPoolIsExhaustedWhileOthersHaveEmptyBlocks(t *testing.T) {
 	}
 }
 
+// TestReadyWhileOthersHaveEmptyBlocks: a runtime that asks whether pods can be attached
+// is not told that the pool is exhausted while Allocate would get another node's empty
+// block, and neither is it told so for good after a pod was refused.
+func TestReadyWhileOthersHaveEmptyBlocks(t *testing.T) {
+	inNodes(t, 2, []*api.IPPool{ipPool("p", "10.0.0.0/28", 30)}, func(t *testing.T, n *nodes) {
+		a := n.all["node00"]
+		n.fill("node01", 5)
+		n.passes(time.Second)
+		owned := 0
+		for _, b := range a.Blocks() {
+			owned += b.Free
+		}
+		n.fill("node00", owned)
+		n.passes(time.Second)
+		if err := a.Ready(); err != nil {
+			t.Errorf("another node has an empty block, and %v", err)
+		}
+		n.fillMore("node01", "rest", 14)
+		if _, err := a.Allocate(t.Context(), request("refused")); !errors.Is(err, ErrExhausted) {
+			t.Fatalf("all addresses are used, and %v", err)
+		}
+		n.passes(2 * wantTime)
+		if err := a.Ready(); !errors.Is(err, ErrExhausted) {
+			t.Errorf("all addresses are used, and ready: %v", err)
+		}
+		for _, al := range n.all["node01"].List() {
+			mustRelease(t, n.all["node01"].Allocator, al.ContainerID)
+		}
+		n.passes(time.Second)
+		if err := errors.Join(a.Ready(), a.Exhausted()); err != nil {
+			t.Errorf("another node's blocks are empty now, and %v", err)
+		}
+		n.passes(2 * wantTime)
+		if wants := a.Wanted(); wants != nil {
+			t.Errorf("it still asks for %v", wants)
+		}
+	})
+}
+
 // fill attaches pods until there are so many or no address is left.
 func (n *nodes) fill(name string, count int) (attached int) {
+	return n.fillMore(name, "fill", count)
+}
+
+// fillMore is fill with pods of another name.
+func (n *nodes) fillMore(name, pods string, count int) (attached int) {
 	for i := range count {
-		_, err := n.all[name].Allocate(n.t.Context(), request(fmt.Sprint("fill-", i)))
+		_, err := n.all[name].Allocate(n.t.Context(), request(fmt.Sprint(pods, "-", i)))
 		if errors.Is(err, ErrExhausted) {
 			break
 		} else if err != nil {
