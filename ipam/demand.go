@@ -155,8 +155,17 @@ func (a *Allocator) await(ctx context.Context, f int, others bool, changed <-cha
 	return false
 }
 
-// leaving says whether addresses of the family are being released.
+// leaving says whether addresses of the family are being released: by an interface of
+// this node, or by a pod that the store still lists with an address of a block that
+// this node has since. The store hears of a release after the block was given back.
 func (a *Allocator) leaving(f int) bool {
+	for addr, holders := range a.held.by {
+		b := a.blockOf(addr)
+		if family(addr) == f && b != nil && b.usable() && !b.pool.Reserved(addr) &&
+			!slices.ContainsFunc(holders, func(h Holder) bool { return h.Host != "" }) {
+			return true
+		}
+	}
 	for _, al := range a.allocations {
 		if al.Leaving && slices.ContainsFunc(al.Addresses, func(addr netip.Addr) bool { return family(addr) == f }) {
 			return true

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/twill-net/twill/api"
 	"github.com/twill-net/twill/store/memory"
@@ -91,6 +92,30 @@ func TestPodIsKnownByItsAddress(t *testing.T) {
 	if _, err := a.Allocate(t.Context(), request("one more")); !errors.Is(err, ErrExhausted) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestAllocateWaitsForTheStoreToHear: a node may get a block before the store hears
+// that the block's last pod on another node is gone.
+func TestAllocateWaitsForTheStoreToHear(t *testing.T) {
+	inNodes(t, 1, []*api.IPPool{ipPool("p", "10.0.0.0/29", 29)}, func(t *testing.T, n *nodes) {
+		a := n.all["node00"]
+		if got := n.fill("node00", 1); got != 1 {
+			t.Fatal("the pool is empty, and no address can be had")
+		}
+		gone := Holder{Pod: api.Key{Namespace: "default", Name: "gone"}}
+		a.Hold(gone, addrs("10.0.0.6"))
+		if got := n.fillMore("node00", "more", 4); got != 4 {
+			t.Fatalf("%d addresses, want 4", got)
+		}
+		began := time.Now()
+		time.AfterFunc(claimTimeout/2, func() { a.Hold(gone, nil) })
+		if got := mustAllocate(t, a.Allocator, request("last")); got[0].String() != "10.0.0.6" {
+			t.Errorf("got %s", got[0])
+		}
+		if took := time.Since(began); took != claimTimeout/2 {
+			t.Errorf("it took %s", took)
+		}
+	})
 }
 
 // TestBlockWaitsForSurvey: nothing is given out from a block as long as nobody
