@@ -19,6 +19,7 @@ var (
 	cases  = flag.Int("cases", 96, "how many random connections TestTraceAgreesWithPackets tries")
 	cycles = flag.Int("cycles", 100, "how many pods come and go in TestPodsComeAndGo")
 	starts = flag.Int("starts", 30, "how many pods TestPodStartIsClosed starts")
+	soak   = flag.Duration("soak", 20*time.Second, "how long TestSoak has pods, pools and agents come and go")
 	outage = flag.Duration("outage", 20*time.Second, "how long the API server is away in TestKubernetesUnderLoad")
 )
 
