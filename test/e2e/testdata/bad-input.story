@@ -39,11 +39,11 @@ error: 1 arguments are given, 2 are needed: twill trace FROM TO:PORT[/PROTOCOL] 
 [exit 2]
 
 twill trace a b:http
-error: "http" is not a port number from 1 to 65535
-[exit 2]
+error: pod default/b has no named ports: give the number instead of "http"
+[exit 1]
 
 twill trace a b:99999
-error: "99999" is not a port number from 1 to 65535
+error: "99999" is neither a port number from 1 to 65535 nor the name of a port
 [exit 2]
 
 twill trace nobody b:80
