@@ -30,8 +30,9 @@ func (a *Allocator) Allocate(ctx context.Context, req Request) (Allocation, erro
 		}
 		if exhausted == nil || !a.isFull(missing.family) {
 			err = a.claim(ctx, *missing, func() bool {
-				_, missing, err := a.choose(req)
-				return err == nil && missing != nil
+				// Another family's block may be missing by now.
+				_, now, err := a.choose(req)
+				return err == nil && now != nil && *now == *missing
 			})
 			if err == nil {
 				continue
