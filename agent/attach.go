@@ -341,12 +341,14 @@ func (a *Agent) takeDown(id ipam.ID) {
 	if !ok {
 		return
 	}
-	a.publisher.detached(api.Key{Namespace: allocation.Namespace, Name: allocation.Pod}, id)
-	for _, other := range a.ipam.List() { // a container that has the pod's name, too
-		if other.Namespace == allocation.Namespace && other.Pod == allocation.Pod && !other.Leaving {
-			a.publisher.attached(endpointOf(a.config.NodeName, other))
+	a.publisher.detached(api.Key{Namespace: allocation.Namespace, Name: allocation.Pod}, id, func() *api.WorkloadEndpoint {
+		for _, other := range a.ipam.List() { // a container that has the pod's name, too
+			if other.Namespace == allocation.Namespace && other.Pod == allocation.Pod && !other.Leaving {
+				return endpointOf(a.config.NodeName, other)
+			}
 		}
-	}
+		return nil
+	})
 	a.detaching.start(id, func() { a.undo(allocation) })
 }
 

@@ -69,9 +69,11 @@ func (p *publisher) attached(w *api.WorkloadEndpoint) {
 	})
 }
 
-// detached takes back what an attachment published. It leaves alone what another
-// attachment of the same pod name has published.
-func (p *publisher) detached(key api.Key, id ipam.ID) {
+// detached takes back what an attachment published; the endpoint of another
+// attachment of the same pod name stays, or is published instead. other finds that
+// one, or nil, among the attachments that are not being taken down. It is called
+// under the lock: an endpoint that it returns can't have been detached before.
+func (p *publisher) detached(key api.Key, id ipam.ID, other func() *api.WorkloadEndpoint) {
 	if key.Name == "" || p.orchestrated {
 		return
 	}
@@ -80,6 +82,9 @@ func (p *publisher) detached(key api.Key, id ipam.ID) {
 			return
 		}
 		delete(p.pods, key)
+		if w := other(); w != nil {
+			p.pods[key] = w
+		}
 		p.pending[key] = struct{}{}
 	})
 }

@@ -133,9 +133,10 @@ func (a *Allocator) Identify(id ID, namespace, pod string, extra []byte) (Alloca
 	return al, true, nil
 }
 
-// Leave notes in the journal that a pod interface is being taken down, and returns
-// what it has; false if it has nothing. Who restarts the agent before Release was
-// called finds it Leaving, and goes on.
+// Leave notes that a pod interface is being taken down, in memory and in the
+// journal, and returns what it has; false if it has nothing. An agent that starts
+// before Release was called finds it Leaving, and goes on. Where the journal can't
+// be written (ErrJournal), this process alone knows.
 func (a *Allocator) Leave(id ID) (Allocation, bool, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -148,11 +149,8 @@ func (a *Allocator) Leave(id ID) (Allocation, bool, error) {
 	}
 	al := *known
 	al.Leaving = true
-	if err := a.journal.apply(change{Put: []Allocation{al}}); err != nil {
-		return *known, true, err
-	}
 	a.allocations[id] = &al
-	return al, true, nil
+	return al, true, a.journal.apply(change{Put: []Allocation{al}})
 }
 
 // ConfirmBlocks compares the node's blocks with the store: blocks that the

@@ -72,3 +72,19 @@ func TestReconcileWithoutRoom(t *testing.T) {
 	mustRelease(t, a, "a")
 	mustAllocate(t, a, request("b", addrs[0].String()))
 }
+
+// TestLeaveWithoutRoom: a pod that is taken down while the journal can't be written
+// is leaving to this process.
+func TestLeaveWithoutRoom(t *testing.T) {
+	a := newAllocator(t, "node01", memory.New(), ipPool("p", "10.244.0.0/30", 30))
+	mustAllocate(t, a, request("a"))
+	if err := a.journal.(*journal).file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if al, ok, err := a.Leave(request("a").ID); !al.Leaving || !ok || !errors.Is(err, ErrJournal) {
+		t.Errorf("leave: %+v, %t, %v", al, ok, err)
+	}
+	if all := a.List(); len(all) != 1 || !all[0].Leaving {
+		t.Errorf("the pod that leaves: %+v", all)
+	}
+}
