@@ -135,7 +135,7 @@ func (a *Allocator) claim(ctx context.Context, s shortage, stillMissing func() b
 	mine := map[netip.Prefix]bool{}
 	for prefix := range a.unknown {
 		if !a.compared || a.isUsed(prefix) {
-			mine[prefix] = true // ConfirmBlocks adopts it
+			mine[prefix] = false // taken up first, as ConfirmBlocks would
 		}
 	}
 	for _, b := range a.blocks {

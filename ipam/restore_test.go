@@ -2,8 +2,10 @@ package ipam
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/twill-net/twill/store/memory"
@@ -86,5 +88,41 @@ func TestLeaveWithoutRoom(t *testing.T) {
 	}
 	if all := a.List(); len(all) != 1 || !all[0].Leaving {
 		t.Errorf("the pod that leaves: %+v", all)
+	}
+}
+
+// TestLostJournalClaimsNothing: a node whose journal was lost takes up the blocks
+// that the store says are the node's before it claims others, for addresses ahead of
+// need and for a pod alike, also where ConfirmBlocks comes later.
+func TestLostJournalClaimsNothing(t *testing.T) {
+	s := memory.New()
+	pool := ipPool("p", "10.244.0.0/24", 28)
+	old := newAllocator(t, "node01", s, pool)
+	addrs := mustAllocate(t, old, request("a"))
+	before := blocksInStore(t, s)
+	live := []Interface{{HostInterface: "tw-a", ID: request("a").ID, Addresses: addrs}}
+	for what, claim := range map[string]func(*Allocator) error{
+		"ahead": func(a *Allocator) error { return a.prepare(t.Context()) },
+		"for a pod": func(a *Allocator) error {
+			_, err := a.Allocate(t.Context(), request("b"))
+			return err
+		},
+	} {
+		a := open(t, filepath.Join(t.TempDir(), "ipam.journal"), "node01", s, pool)
+		if _, err := a.Reconcile(live); err != nil {
+			t.Fatal(err)
+		}
+		for object := range before {
+			a.Heard(object, netip.MustParsePrefix(object), "node01")
+		}
+		if err := claim(a); err != nil {
+			t.Fatal(err)
+		}
+		if lost, err := a.ConfirmBlocks(t.Context()); err != nil || len(lost) > 0 {
+			t.Fatal(lost, err)
+		}
+		if after := blocksInStore(t, s); !maps.Equal(before, after) || len(a.Blocks()) != len(before) {
+			t.Errorf("%s: the store has %v, want %v; the journal %v", what, after, before, a.Blocks())
+		}
 	}
 }
