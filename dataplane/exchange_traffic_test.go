@@ -16,7 +16,7 @@ import (
 	"github.com/twill-net/twill/dataplane/testnet"
 )
 
-// flood sends packets that nobody may get, by UDP and TCP, over both families.
+// flood sends packets that must not arrive, by UDP and TCP, over both families.
 type flood struct {
 	stopped       atomic.Bool
 	senders       sync.WaitGroup
@@ -50,7 +50,7 @@ func (f *flood) send(from *testnet.NS, work func() error, t *testing.T) {
 	})
 }
 
-// count counts what arrives at a port, whoever listens to it.
+// count counts what arrives at a port, whether or not a program listens there.
 func (f *flood) count(t *testing.T, addr netip.Addr, protocol, port int) {
 	fd, err := unix.Socket(family(addr), unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err == nil {

@@ -296,7 +296,7 @@ func partsOf(g *policy.Group) groupParts {
 	return parts
 }
 
-// contentSuffix tells rules apart by what they do, whatever their comments say.
+// contentSuffix tells rules apart by what they do, without their comments.
 func contentSuffix(rules []Rule) string {
 	h := fnv.New32a()
 	for _, r := range rules {
