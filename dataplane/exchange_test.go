@@ -20,7 +20,7 @@ import (
 	"github.com/twill-net/twill/plan"
 )
 
-var exchanges = flag.Int("exchanges", 100, "how often the test of transitions exchanges what holds")
+var exchanges = flag.Int("exchanges", 25, "how often the test of transitions exchanges what holds")
 
 // Ports of the pod that is under policy, and of the Services that lead to it.
 const (
