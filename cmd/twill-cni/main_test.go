@@ -266,12 +266,12 @@ func (l *leaving) Attach(ctx context.Context, _ cni.Attachment) (cni.Attached, e
 	return cni.Attached{}, ctx.Err()
 }
 
-var revoked = fmt.Errorf("the pod's labels are needed: %w", store.ErrUnauthorized)
+var errRevoked = fmt.Errorf("the pod's labels are needed: %w", store.ErrUnauthorized)
 
 // TestSuccessor: an ADD that comes to an agent which the store does not know any more,
 // or which ends, is done by its successor.
 func TestSuccessor(t *testing.T) {
-	for name, err := range map[string]error{"revoked": revoked, "ends": nil} {
+	for name, err := range map[string]error{"errRevoked": errRevoked, "ends": nil} {
 		t.Run(name, func(t *testing.T) {
 			socket := filepath.Join(t.TempDir(), "cni.sock")
 			old := &leaving{asked: make(chan struct{}, 1), err: err}
@@ -296,7 +296,7 @@ func TestWithoutAnAgent(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "no.sock")
 	config := `{"cniVersion":"1.1.0","name":"twill","type":"twill-cni","socket":"` + socket + `"}`
 	left := filepath.Join(filepath.Dir(socket), "left.sock")
-	serve(t, left, &leaving{asked: make(chan struct{}, 1), err: revoked})
+	serve(t, left, &leaving{asked: make(chan struct{}, 1), err: errRevoked})
 	for _, c := range []struct {
 		command, config string
 		code            int
