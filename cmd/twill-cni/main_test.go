@@ -271,7 +271,7 @@ var errRevoked = fmt.Errorf("the pod's labels are needed: %w", store.ErrUnauthor
 // TestSuccessor: an ADD that comes to an agent which the store does not know any more,
 // or which ends, is done by its successor.
 func TestSuccessor(t *testing.T) {
-	for name, err := range map[string]error{"errRevoked": errRevoked, "ends": nil} {
+	for name, err := range map[string]error{"revoked": errRevoked, "ends": nil} {
 		t.Run(name, func(t *testing.T) {
 			socket := filepath.Join(t.TempDir(), "cni.sock")
 			old := &leaving{asked: make(chan struct{}, 1), err: err}
