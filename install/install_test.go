@@ -116,8 +116,8 @@ func TestPlan(t *testing.T) {
 	golden.Check(t, "testdata/plan.txt", got.String())
 }
 
-// applyAgain: an object that is as it was is not called updated, whatever its
-// controllers noted on it.
+// applyAgain: an object that is as it was is not called updated, even if its
+// controllers changed its status or annotations.
 func (w *world) applyAgain(p *install.Plan) {
 	w.Helper()
 	const agents = "/apis/apps/v1/namespaces/kube-system/daemonsets/twill-agent"

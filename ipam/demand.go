@@ -50,8 +50,8 @@ func newDemand() demand {
 }
 
 // Wanted are the ranges in which no block is free and this node needs one: its
-// pods find no address. Whoever writes them to the store has other nodes give back
-// an empty block (SetWanted). None while the node needs none.
+// pods find no address. The agent publishes them, so that another node gives back an
+// empty block (SetWanted). None while the node needs none.
 func (a *Allocator) Wanted() (ranges []netip.Prefix) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

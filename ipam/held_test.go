@@ -61,8 +61,8 @@ func TestHeldAddressesStay(t *testing.T) {
 }
 
 // TestPodIsKnownByItsAddress: the pod that the store knows by an address gets it,
-// and what a journal has given out and taken back is free, whatever the store says
-// until it hears of it.
+// and an address that the journal has released is free, although the store still lists
+// its pod.
 func TestPodIsKnownByItsAddress(t *testing.T) {
 	a := newSurveyed(t, nil, ipPool("p", "10.244.0.0/29", 29))
 	mustAllocate(t, a, request("first"))
@@ -118,8 +118,8 @@ func TestAllocateWaitsForTheStoreToHear(t *testing.T) {
 	})
 }
 
-// TestBlockWaitsForSurvey: nothing is given out from a block as long as nobody
-// knows what is in use there.
+// TestBlockWaitsForSurvey: nothing is given out from a block before the survey has
+// found which of its addresses are in use.
 func TestBlockWaitsForSurvey(t *testing.T) {
 	broken := errors.New("broken")
 	a := newSurveyed(t, func(context.Context, netip.Prefix) error { return broken }, ipPool("p", "10.244.0.0/29", 29))

@@ -145,8 +145,8 @@ func disabled(p *api.IPPool) *api.IPPool {
 	return &q
 }
 
-// TestUnneededBlocksAreGivenBack: whatever makes a block useless has it given back
-// while the agent runs, but not before the last pod with an address of it is gone.
+// TestUnneededBlocksAreGivenBack: a running agent gives back a block that its node no
+// longer needs, but not before the last pod with an address of it is gone.
 func TestUnneededBlocksAreGivenBack(t *testing.T) {
 	pool, other := ipPool("p", "10.0.0.0/22", 26), ipPool("q", "10.1.0.0/22", 26)
 	for _, c := range []struct {
@@ -342,8 +342,8 @@ func (n *nodes) empty() {
 	}
 }
 
-// TestExhaustedIsTakenBack: that no address is left is told from the first
-// attachment that failed until an address is there, whatever brings it.
+// TestExhaustedIsTakenBack: exhaustion is reported from the first attachment that
+// failed until the node has an address again.
 func TestExhaustedIsTakenBack(t *testing.T) {
 	pool, more := ipPool("p", "10.0.0.0/29", 29), ipPool("q", "10.1.0.0/29", 29)
 	for _, c := range []struct {

@@ -81,7 +81,7 @@ func (w *world) open(n *worldNode) {
 	a, err := Open(n.path, n.name, Options{Store: mortalStore{w.store, w, n.bomb}, Log: slog.New(slog.DiscardHandler), BootID: fmt.Sprint(n.boot), Ahead: 2, Survey: w.survey(n)})
 	w.must(err)
 	n.allocator = a
-	a.patience = 0 // nobody gives a block back meanwhile
+	a.patience = 0 // no other node gives a block back meanwhile
 	a.journal = mortalJournal{a.journal.(*journal), n}
 	n.keepSynced()
 	if a.Recovered() != "" {

@@ -45,10 +45,10 @@ func (h Host) Underlay(nodeIPs []netip.Addr) (fabric.Underlay, error) {
 }
 
 // Keep is Underlay for a node of which neither the configuration nor the kubelet says
-// the address: while a device that is up has one of the present addresses, that device
-// and those of them that it has stay, whatever else comes and goes, such as a VPN with
-// the default route or a virtual address. Only what is missing is chosen. It returns
-// ErrNoAddress if no such device has one of them.
+// the address. While a device that is up has one of the present addresses, the node
+// keeps that device and those of its addresses: a VPN that takes the default route, or
+// a new virtual address, changes nothing. Only a missing address is chosen. It returns
+// ErrNoAddress if no device that is up has one of them.
 func (h Host) Keep(present []netip.Addr) (fabric.Underlay, error) {
 	for _, own := range present {
 		i := slices.IndexFunc(h.addresses, func(a hostAddress) bool { return a.prefix.Addr() == own })
